@@ -1,0 +1,52 @@
+# Set-up needs Python 3.11 or newer, make and a C compiler; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+.PHONY: demo test test-vllm check format bench bench-gateway clean
+
+demo: $(VENV)/.demo
+	$(BIN)/hostler demo
+
+test: $(VENV)/.test
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-vllm: $(VENV)/.test
+	$(BIN)/python scripts/vllm_environment.py .venv-vllm
+	HOSTLER_TEST_VLLM=.venv-vllm $(BIN)/pytest -m vllm
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_file_sizes.py
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/platform.py
+
+bench-gateway: $(VENV)/.test
+	$(BIN)/python benchmarks/gateway.py
+
+clean:
+	rm -rf $(VENV) .venv-vllm
+
+$(VENV)/.uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hostler needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install 'uv>=0.5'
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.uv pyproject.toml
+	$(UV) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.uv pyproject.toml
+	$(UV) --editable '.[all]' --group check --group test
+	touch $@ $(VENV)/.demo

@@ -1,0 +1,62 @@
+"""A deployment: which model version runs, how many replicas, with what."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from hostler.spec.fields import Bytes, Declared, Name, Value
+from hostler.spec.model import EngineName
+from hostler.spec.names import parse_model_ref
+
+MAX_REPLICAS = 1000
+
+
+class Resources(Declared):
+    """What one replica gets; what is left out is estimated or unlimited."""
+
+    cpu: float | None = Field(default=None, gt=0, description="CPU cores: the engine's threads.")
+    memory: Bytes | None = Field(
+        default=None, description="Memory one replica needs, for example 2Gi; replaces the estimate."
+    )
+    gpus: int = Field(default=0, ge=0, description="GPUs for one replica.")
+
+
+class DeploymentSpec(Declared):
+    """What should run."""
+
+    kind: Literal["deployment"] = "deployment"
+    name: Name = Field(description="Lower-case letters, digits and '-'.")
+    model: str = Field(description="`NAME` or `NAME@VERSION`; the version is an alias or the start of a digest.")
+    endpoint: Name | None = Field(default=None, description="The name clients call; the deployment's name if left out.")
+    replicas: int = Field(default=1, ge=0, le=MAX_REPLICAS, description="How many copies run.")
+    engine: EngineName | None = Field(default=None, description="Replaces the card's engine.")
+    args: tuple[str, ...] = Field(default=(), description="Arguments for the engine, after the card's.")
+    env: dict[str, Value] = Field(default_factory=dict, description="Added to the card's environment.")
+    context_length: int | None = Field(default=None, gt=0, description="Tokens of context to serve.")
+    resources: Resources = Field(default=Resources(), description="What one replica gets.")
+    start_timeout_seconds: float = Field(
+        default=900,
+        gt=0,
+        le=86400,
+        description="Seconds from a replica's start to Ready; past it the replica has failed.",
+    )
+    drain_seconds: float = Field(
+        default=30,
+        ge=0,
+        le=86400,
+        description="Seconds a stopping replica has to finish the requests it is working on.",
+    )
+    force: bool = Field(default=False, description="Start although the memory estimate says that it does not fit.")
+
+    @field_validator("model")
+    @classmethod
+    def _reference(cls, value: str) -> str:
+        parse_model_ref(value)
+        return value
+
+    @property
+    def endpoint_name(self) -> str:
+        """The name clients call."""
+        return self.endpoint or self.name

@@ -1,0 +1,204 @@
+"""What the control API answers and takes, besides the declared kinds. Shared by `web`, `client` and `cli`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from hostler.spec.deployment import DeploymentSpec
+from hostler.spec.fields import Declared, Name
+from hostler.spec.states import DeploymentState, ReplicaState
+from hostler.spec.version import ModelVersion
+
+API_PREFIX = "/api/v1"
+
+
+class Resource(BaseModel):
+    """Something the API answers. Fields unknown to an older client are ignored by it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ModelResource(Resource):
+    """A model with its versions, newest first."""
+
+    name: str
+    description: str
+    task: str
+    aliases: dict[str, str] = Field(description="Alias to version digest.")
+    versions: tuple[ModelVersion, ...]
+
+
+class PushResult(Resource):
+    """What a push made: `created` is false if the platform had this version."""
+
+    version: ModelVersion
+    created: bool
+
+
+class MissingBlobs(Declared):
+    """Digests; as a question, all of a version; as an answer, those the platform has not got."""
+
+    digests: tuple[str, ...] = Field(max_length=10_000)
+
+
+class ReplicaResource(Resource):
+    """A replica as the platform sees it. `phases` holds seconds spent in each state so far."""
+
+    id: str
+    deployment: str
+    revision: int
+    state: ReplicaState
+    reason: str
+    message: str
+    since: datetime
+    deadline: datetime | None = None
+    progress: float | None = None
+    node: str | None = None
+    address: str | None = None
+    pid: int | None = None
+    memory_bytes: int | None = None
+    in_flight: int = 0
+    phases: dict[str, float] = {}
+    log_tail: tuple[str, ...] = ()
+
+
+class EventResource(Resource):
+    """Something that happened: `kind` and `name` say to what."""
+
+    id: int
+    at: datetime
+    level: Literal["normal", "warning"]
+    kind: str
+    name: str
+    reason: str
+    message: str
+
+
+class DeploymentResource(Resource):
+    """A deployment: what is wanted, what is, why, and what comes next."""
+
+    name: str
+    endpoint: str
+    model: str = Field(description="The model and the version that runs, `NAME@DIGEST`.")
+    engine: str
+    engine_reason: str = Field(description="Why this engine.")
+    spec: DeploymentSpec
+    revision: int
+    stopped: bool
+    state: DeploymentState
+    reason: str
+    message: str
+    next_step: str = ""
+    wanted: int
+    ready: int
+    restarts: int
+    replicas: tuple[ReplicaResource, ...] = ()
+    memory_estimate_bytes: int | None = None
+    created_at: datetime
+    changed: bool = Field(default=True, description="False if an apply changed nothing.")
+
+
+class ScaleRequest(Declared):
+    """How many replicas are wanted."""
+
+    replicas: int = Field(ge=0, le=1000)
+
+
+class AliasRequest(Declared):
+    """Where an alias points: an alias or the start of a digest."""
+
+    version: str
+
+
+class KeyRequest(Declared):
+    """A new API key."""
+
+    name: Name = Field(description="What people call it.")
+    role: Literal["inference", "admin"] = Field(
+        default="inference", description="`admin` may also change the platform."
+    )
+    endpoints: tuple[Name, ...] | None = Field(default=None, description="Endpoints it may call; all if left out.")
+    project: Name = Field(default="default", description="Whom its use is counted for.")
+    expires_in_seconds: float | None = Field(
+        default=None, gt=0, description="Life of the key; without end if left out."
+    )
+
+
+class KeyResource(Resource):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    role: str
+    project: str
+    endpoints: tuple[str, ...] | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewKey(Resource):
+    """A key with its secret: the only time it is shown."""
+
+    key: KeyResource
+    secret: str
+
+
+class SecretRequest(Declared):
+    """The value of a secret."""
+
+    value: str = Field(min_length=1, max_length=65536)
+
+
+class EngineResource(Resource):
+    """An engine and whether it can run here."""
+
+    name: str
+    installed: bool
+    version: str | None = None
+    path: str | None = None
+    origin: str = Field(default="", description="Where it was found: this environment, PATH, added, installed.")
+    remedy: str = Field(default="", description="What to do if it is missing.")
+
+
+class EnginePath(Declared):
+    """A program to use for an engine."""
+
+    path: str
+
+
+class NodeResource(Resource):
+    """A machine: memory in bytes."""
+
+    name: str
+    cpu_count: int
+    memory_total: int
+    memory_free: int
+    gpus: tuple[str, ...] = ()
+
+
+class GatewayResource(Resource):
+    """A gateway worker that is connected to control."""
+
+    id: str
+    applied_version: int
+    in_flight: int
+
+
+class PlatformStatus(Resource):
+    """The platform at a glance."""
+
+    version: str
+    started_at: datetime
+    home: str
+    gateway_url: str
+    api_url: str
+    snapshot_version: int
+    nodes: tuple[NodeResource, ...]
+    gateways: tuple[GatewayResource, ...]
+    deployments: int
+    replicas_ready: int
+    replicas_wanted: int
