@@ -1,0 +1,1 @@
+"""What the platform remembers. Rows never leave this room."""

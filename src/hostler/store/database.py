@@ -1,0 +1,88 @@
+"""The database: how it is opened, migrated and written to. One SQLite file in WAL mode."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from hostler.spec.errors import HostlerError, Unavailable
+from hostler.store.tables import SCHEMA_REVISION
+
+BUSY_TIMEOUT_S = 5.0
+
+
+class Database:
+    """Connections to one database file. Safe to use from several threads; every call blocks on disk."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, making it if it is not there, and bring its schema up to date.
+
+        Raises `HostlerError` if the file is not a database or was written by a newer Hostler.
+        """
+        self.path = path
+        path.touch(mode=0o600, exist_ok=True)
+        self._engine: Engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+        event.listen(self._engine, "connect", _prepare)
+        event.listen(self._engine, "begin", _begin)
+        try:
+            self._migrate()
+        except DatabaseError as error:
+            raise HostlerError(
+                f"{path} cannot be opened as Hostler's database: {error.orig}.",
+                hint="Move it away to start with an empty one, or restore a copy.",
+                code="database_unusable",
+            ) from error
+
+    @contextmanager
+    def transaction(self) -> Generator[Connection]:
+        """One transaction that holds the write lock from its start: committed at the end, rolled back on an error.
+
+        Raises `Unavailable` if another process keeps the lock for longer than `BUSY_TIMEOUT_S`.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            if "locked" not in str(error.orig) and "full" not in str(error.orig):
+                raise
+            raise Unavailable(
+                f"The database {self.path} cannot be written: {error.orig}.",
+                hint="Look for another program that holds it, or a full disk.",
+                code="database_busy",
+            ) from error
+
+    def close(self) -> None:
+        """Close every connection. Idempotent."""
+        self._engine.dispose()
+
+    def _migrate(self) -> None:
+        with self._engine.connect() as connection:
+            found = schema_revision(connection)
+        if found == SCHEMA_REVISION:
+            return
+        from hostler.store.migrations import upgrade
+
+        upgrade(self._engine, found, self.path)
+
+
+def schema_revision(connection: Connection) -> str | None:
+    """The migration a database is at; None for an empty one."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _prepare(raw: sqlite3.Connection, _record: object) -> None:
+    raw.isolation_level = None
+    raw.execute("PRAGMA journal_mode=WAL")
+    raw.execute("PRAGMA synchronous=NORMAL")
+    raw.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
