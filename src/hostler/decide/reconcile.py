@@ -1,0 +1,222 @@
+"""What to start, drain, stop and forget so that what runs becomes what is wanted.
+
+A deployment wants `replicas` live replicas of its current revision. Replicas of older revisions serve until as many
+new ones are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes.
+
+Replica ids are `NAME-ORDINAL` with an ordinal that only grows, so that a start that was decided, and perhaps not
+carried out before a crash, is the same start when it is decided again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hostler.spec.states import ReplicaState
+
+FAILURES_BEFORE_FIRST_READY = 5
+"""Failed starts in a row after which a revision that never served is given up."""
+
+FAILURES_AFTER_READY = 20
+"""The same for a revision that did serve: with `backoff_s` that is over an hour of trying."""
+
+STABLE_AFTER_S = 60.0
+"""A replica ready for this long has not failed to start: its end begins a new count."""
+
+OVERDUE_S = 15.0
+"""How long past a runner's own deadline the platform waits before it ends the replica itself."""
+
+STOP_AGAIN_S = 10.0
+"""How long past its grace a stopping replica may linger before it is stopped again, without grace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaView:
+    """A replica as the decision needs it. Times are unix seconds.
+
+    `lost_runner`: its runner is dead and its engine lives. `unseen`: the backend does not know it (yet).
+    `drained`: every gateway has stopped routing to it and none has a request in flight on it.
+    """
+
+    id: str
+    ordinal: int
+    revision: int
+    state: ReplicaState
+    deadline: float | None = None
+    unseen: bool = False
+    lost_runner: bool = False
+    draining_since: float | None = None
+    drained: bool = False
+    stop_sent_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a deployment should be. `room` is how many more replicas fit on the machines; None is no limit."""
+
+    name: str
+    replicas: int
+    revision: int
+    next_ordinal: int
+    drain_s: float
+    stop_grace_s: float
+    failures: int = 0
+    last_failure_at: float | None = None
+    ever_ready: bool = False
+    room: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a new replica under this id."""
+
+    id: str
+    ordinal: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Give this replica a runner again (or for the first time, if an earlier start was cut off)."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Route nothing new to this replica."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End this replica's engine."""
+
+    id: str
+    grace_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Forget this ended replica."""
+
+    id: str
+
+
+Action = Start | Resume | Drain | Stop | Remove
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, and when to look again at the latest although nothing was reported (None: nothing to wait for)."""
+
+    actions: tuple[Action, ...] = ()
+    look_again_at: float | None = None
+
+
+def reconcile(wanted: Wanted, replicas: Sequence[ReplicaView], now: float) -> Plan:
+    """The plan that brings `replicas` of one deployment closer to `wanted`.
+
+    Never plans a start for a need that is met: live replicas of the current revision, ones that are coming up
+    included, plus planned starts never exceed `wanted.replicas`. Idempotent: once its actions show in `replicas`, the
+    same call plans nothing more.
+    """
+    actions: list[Action] = []
+    times: list[float] = []
+    kept = _failed_to_keep(wanted, replicas)
+    for replica in replicas:
+        if replica.id != kept:
+            actions += _tend(wanted, replica, now, times)
+    live = [replica for replica in replicas if not replica.state.ended and replica.draining_since is None]
+    current = [replica for replica in live if replica.revision == wanted.revision]
+    earlier = [replica for replica in live if replica.revision != wanted.revision]
+
+    for replica in _last_to_keep(current)[: max(0, len(current) - wanted.replicas)]:
+        actions.append(Drain(replica.id, "ScaledDown" if wanted.replicas else "NotWanted"))
+    ready = sum(replica.state is ReplicaState.READY for replica in current)
+    earlier_needed = max(0, wanted.replicas - ready)
+    for replica in _last_to_keep(earlier)[: max(0, len(earlier) - earlier_needed)]:
+        actions.append(Drain(replica.id, "Replaced" if wanted.replicas else "NotWanted"))
+
+    may_start = _startable(wanted, lacking=wanted.replicas - len(current), ready=ready, now=now, times=times)
+    starts = [
+        Start(replica_id(wanted.name, ordinal), ordinal)
+        for ordinal in range(wanted.next_ordinal, wanted.next_ordinal + may_start)
+    ]
+    return Plan((*actions, *starts), min(times, default=None))
+
+
+def replica_id(deployment: str, ordinal: int) -> str:
+    """The id of a deployment's n-th replica."""
+    return f"{deployment}-{ordinal}"
+
+
+def backoff_s(failures: int) -> float:
+    """Seconds to wait after the n-th failed replica in a row: none after the first, then 1, 2, 4 ... up to 300."""
+    return 0.0 if failures <= 1 else min(300.0, 2.0 ** (failures - 2))
+
+
+def failures_after(failures: int, *, ready_for_s: float) -> int:
+    """The failures in a row once a replica has failed that had been ready for `ready_for_s`."""
+    return 1 if ready_for_s >= STABLE_AFTER_S else failures + 1
+
+
+def failures_allowed(*, ever_ready: bool) -> int:
+    """How many failed replicas in a row are tried before the deployment is given up as a crash loop."""
+    return FAILURES_AFTER_READY if ever_ready else FAILURES_BEFORE_FIRST_READY
+
+
+def _failed_to_keep(wanted: Wanted, replicas: Sequence[ReplicaView]) -> str | None:
+    """The failed replica whose log people need while the deployment is failing: the youngest."""
+    if not wanted.failures or not wanted.replicas:
+        return None
+    failed = [replica for replica in replicas if replica.state is ReplicaState.FAILED]
+    return max(failed, key=lambda replica: replica.ordinal).id if failed else None
+
+
+def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) -> list[Action]:
+    """What one replica needs whatever the others do."""
+    if replica.state.ended:
+        return [Remove(replica.id)]
+    if replica.stop_sent_at is not None:
+        again_at = replica.stop_sent_at + wanted.stop_grace_s + STOP_AGAIN_S
+        if now >= again_at:
+            return [Stop(replica.id, 0.0, "StopOverdue")]
+        times.append(again_at)
+        return []
+    if replica.draining_since is not None:
+        over_at = replica.draining_since + wanted.drain_s
+        if replica.drained or now >= over_at or replica.state.coming_up:
+            return [Stop(replica.id, wanted.stop_grace_s, "Drained" if replica.drained else "DrainDeadline")]
+        times.append(over_at)
+        return [Resume(replica.id)] if replica.lost_runner else []
+    if replica.unseen or replica.lost_runner:
+        return [Resume(replica.id)]
+    if replica.deadline is not None:
+        overdue_at = replica.deadline + OVERDUE_S
+        if now >= overdue_at:
+            return [Stop(replica.id, 0.0, "DeadlineExceeded")]
+        times.append(overdue_at)
+    return []
+
+
+def _startable(wanted: Wanted, *, lacking: int, ready: int, now: float, times: list[float]) -> int:
+    """How many of the lacking replicas may start at `now`; adds to `times` when a later try is due."""
+    if lacking <= 0 or wanted.failures >= failures_allowed(ever_ready=wanted.ever_ready):
+        return 0
+    if wanted.failures and wanted.last_failure_at is not None:
+        due_at = wanted.last_failure_at + backoff_s(wanted.failures)
+        if now < due_at:
+            times.append(due_at)
+            return 0
+    count = lacking if wanted.room is None else min(lacking, max(0, wanted.room))
+    if wanted.failures > 1 and ready == 0:
+        count = min(count, 1)
+    return count
+
+
+def _last_to_keep(replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
+    """The replicas in the order in which they are given up: those that do not serve first, then the youngest."""
+    return sorted(replicas, key=lambda replica: (replica.state is ReplicaState.READY, -replica.ordinal))

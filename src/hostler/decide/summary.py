@@ -1,0 +1,87 @@
+"""What a person is told of a deployment: its state, why, and what comes next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hostler.decide.reconcile import ReplicaView, Wanted, backoff_s, failures_allowed
+from hostler.spec.states import DeploymentState, ReplicaState
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A deployment in words. `reason` is a stable CamelCase word, `message` and `next_step` are sentences."""
+
+    state: DeploymentState
+    reason: str
+    message: str
+    next_step: str = ""
+
+
+def summarise(
+    wanted: Wanted,
+    replicas: Sequence[ReplicaView],
+    *,
+    stopped: bool,
+    deleting: bool,
+    last_failure: str,
+    no_room: str,
+    now: float,
+) -> Summary:
+    """The summary of a deployment. `last_failure` is what the last failed replica said, `no_room` why none fits."""
+    live = [replica for replica in replicas if not replica.state.ended]
+    if deleting or stopped:
+        return _ending(live, deleting=deleting, name=wanted.name)
+    serving = [r for r in live if r.state is ReplicaState.READY and r.draining_since is None]
+    current = sum(replica.revision == wanted.revision for replica in serving)
+    if current >= wanted.replicas:
+        leaving = len(live) - current
+        message = f"{current} of {wanted.replicas} replicas ready."
+        if wanted.replicas == 0:
+            return Summary(DeploymentState.READY, "ScaledToZero", "No replicas are wanted.")
+        if leaving:
+            return Summary(DeploymentState.UPDATING, "Draining", f"{message} {leaving} draining.")
+        return Summary(DeploymentState.READY, "Ready", message)
+    count = f"{current} of {wanted.replicas} replicas ready."
+    if wanted.failures:
+        return _failing(wanted, count, serving=len(serving), last_failure=last_failure, now=now)
+    coming = [replica for replica in live if replica.state.coming_up and replica.draining_since is None]
+    if not coming and wanted.room is not None and wanted.room <= 0:
+        state = DeploymentState.DEGRADED if serving else DeploymentState.PENDING
+        return Summary(state, "InsufficientMemory", no_room, "It starts as soon as enough memory is free.")
+    if len(serving) > current:
+        return Summary(DeploymentState.UPDATING, "Replacing", f"{count} The ones before serve meanwhile.")
+    state = DeploymentState.DEGRADED if current else DeploymentState.STARTING
+    phases = Counter(replica.state.value for replica in coming)
+    doing = ", ".join(f"{number} {name}" for name, number in phases.items())
+    return Summary(state, "Starting", f"{count} {doing}.".replace(" .", "").strip() if doing else count)
+
+
+def _ending(live: Sequence[ReplicaView], *, deleting: bool, name: str) -> Summary:
+    if live:
+        return Summary(
+            DeploymentState.STOPPING,
+            "Deleting" if deleting else "Stopping",
+            f"{len(live)} replicas are finishing their requests.",
+        )
+    if deleting:
+        return Summary(DeploymentState.STOPPING, "Deleting", "Nothing runs any more.")
+    return Summary(DeploymentState.STOPPED, "Stopped", "Stopped by a person.", f"`hostler start {name}` starts it.")
+
+
+def _failing(wanted: Wanted, count: str, *, serving: int, last_failure: str, now: float) -> Summary:
+    why = f"{count} The last replica failed: {last_failure}" if last_failure else count
+    if wanted.failures >= failures_allowed(ever_ready=wanted.ever_ready):
+        state = DeploymentState.DEGRADED if serving else DeploymentState.FAILED
+        return Summary(
+            state,
+            "CrashLoop",
+            f"{wanted.failures} replicas failed in a row; no more are tried. {why}",
+            f"Mend the cause, then `hostler start {wanted.name}`.",
+        )
+    wait_s = max(0.0, (wanted.last_failure_at or now) + backoff_s(wanted.failures) - now)
+    state = DeploymentState.DEGRADED if serving else DeploymentState.STARTING
+    step = f"The next try begins in {wait_s:.0f} s." if wait_s >= 1 else "The next try begins at once."
+    return Summary(state, "Restarting", f"{why} (failure {wanted.failures} in a row)", step)
