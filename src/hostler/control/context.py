@@ -1,0 +1,34 @@
+"""What the verbs and the loops work on: the rooms of one platform, put together by wiring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hostler.backends.backend import Backend
+from hostler.control.externals import ExternalModels
+from hostler.control.feed import Feed
+from hostler.control.hints import Hints
+from hostler.registry.blobs import BlobStore
+from hostler.registry.catalog import Catalog
+from hostler.settings import Settings
+from hostler.store.database import Database
+from hostler.store.secrets import SecretFiles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One platform. `cards` are the models made on this machine and not pushed; `now` gives unix seconds."""
+
+    settings: Settings
+    database: Database
+    catalog: Catalog
+    cards: Catalog
+    externals: ExternalModels
+    blobs: BlobStore
+    secrets: SecretFiles
+    backend: Backend
+    feed: Feed
+    hints: Hints
+    now: Callable[[], float]
+    started_at: float

@@ -1,0 +1,328 @@
+"""The verbs on deployments: what the API, the console and the commands call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection
+
+from hostler.control import launches
+from hostler.control.context import Context
+from hostler.control.loop import Reconciler
+from hostler.control.views import promised_bytes, summary_of, view_of, wanted_of
+from hostler.decide.place import room
+from hostler.engines import catalog as engines
+from hostler.spec.deployment import DeploymentSpec
+from hostler.spec.errors import Conflict, InsufficientMemory, InvalidRequest, NotFound
+from hostler.spec.fields import format_bytes
+from hostler.spec.names import parse_model_ref, short_digest
+from hostler.spec.replica import ObservedReplica
+from hostler.spec.resources import DeploymentResource, ReplicaResource
+from hostler.spec.states import ReplicaState
+from hostler.spec.suggest import did_you_mean
+from hostler.store import deployments, events
+from hostler.store.records import DeploymentRecord, NewEvent, ReplicaRecord, RevisionTemplate
+
+Change = Callable[[DeploymentRecord], DeploymentRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployments:
+    """The verbs on deployments of one platform. Each is one transaction and a hint to the reconciler."""
+
+    context: Context
+    reconciler: Reconciler
+
+    async def apply(self, spec: DeploymentSpec, *, dry_run: bool = False) -> DeploymentResource:
+        """Make the deployment be as `spec` says; a new revision if its replicas are affected.
+
+        Everything that can be known beforehand is checked first: the model and version, the engine, its presence,
+        the memory. Raises `NotFound`, `InvalidRequest`, `EngineMissing`, `InsufficientMemory`, `Conflict`.
+        """
+        template = await asyncio.to_thread(self._template, spec)
+        nodes = self.reconciler.nodes or await self.context.backend.nodes()
+        await asyncio.to_thread(launches.compose, self.context, template, nodes=nodes)
+        return await asyncio.to_thread(self._apply, spec, template, dry_run)
+
+    async def list(self) -> list[DeploymentResource]:
+        """Every deployment, by name."""
+        return await asyncio.to_thread(self._list)
+
+    async def get(self, name: str) -> DeploymentResource:
+        """One deployment; `NotFound` suggests the nearest name."""
+        return await asyncio.to_thread(self._get, name)
+
+    async def scale(self, name: str, *, replicas: int) -> DeploymentResource:
+        """Want another number of replicas."""
+
+        def change(record: DeploymentRecord) -> DeploymentRecord:
+            return replace(record, spec=record.spec.model_copy(update={"replicas": replicas}))
+
+        return await self._change(name, change, reason="Scaled", message=f"{replicas} replicas are wanted.")
+
+    async def stop(self, name: str) -> DeploymentResource:
+        """Run nothing of it, keep its configuration. Idempotent."""
+        return await self._change(
+            name, lambda record: replace(record, stopped=True), reason="Stopped", message="Stopped by a person."
+        )
+
+    async def start(self, name: str) -> DeploymentResource:
+        """Run it again; failures so far are forgiven. Idempotent."""
+
+        def change(record: DeploymentRecord) -> DeploymentRecord:
+            return replace(record, stopped=False, failures=0, last_failure="", last_failure_at=None)
+
+        return await self._change(name, change, reason="Started", message="Started by a person.")
+
+    async def delete(self, name: str) -> DeploymentResource:
+        """Drain and stop its replicas, then forget it. Idempotent while it lasts."""
+        return await self._change(
+            name, lambda record: replace(record, deleting=True), reason="Deleting", message="Deletion was asked for."
+        )
+
+    def _template(self, spec: DeploymentSpec) -> RevisionTemplate:
+        version = self.context.catalog.resolve(parse_model_ref(spec.model))
+        if version.card.is_external:
+            raise InvalidRequest(
+                f"model: {version.model} is a provider's service and needs no deployment.",
+                hint=f"Call it as the endpoint {version.model!r}.",
+                param="model",
+                code="external_model",
+            )
+        engine, reason = engines.choose(version, engine=spec.engine)
+        launches.find_installation(self.context, engine)
+        memory = launches.memory_of(version, engine, spec)
+        pinned = spec.model_copy(
+            update={
+                "endpoint": spec.endpoint_name,
+                "replicas": 1,
+                "force": False,
+                "model": version.model,
+                "drain_seconds": 0,
+            }
+        )
+        return RevisionTemplate.model_validate(
+            {
+                "model": version.model,
+                "digest": version.digest,
+                "engine": engine.name,
+                "engine_reason": reason,
+                "task": version.card.task,
+                "spec": pinned,
+                "memory_bytes": memory,
+            }
+        )
+
+    def _apply(self, spec: DeploymentSpec, template: RevisionTemplate, dry_run: bool) -> DeploymentResource:
+        context, now = self.context, self.context.now()
+        with context.database.transaction() as connection:
+            before = deployments.get(connection, spec.name)
+            self._check_names(connection, spec, before)
+            current = deployments.revisions_of(connection, spec.name).get(before.revision) if before else None
+            new_revision = current != template
+            if before is None:
+                record = _new_record(spec, now)
+            elif new_revision:
+                record = replace(
+                    before,
+                    spec=spec,
+                    revision=before.revision + 1,
+                    failures=0,
+                    last_failure="",
+                    last_failure_at=None,
+                    ever_ready=False,
+                )
+            else:
+                record = replace(before, spec=spec)
+            self._check_memory(connection, record, template, new_revision=new_revision)
+            changed = before is None or record.spec != before.spec or new_revision
+            if not dry_run and changed:
+                deployments.save(connection, record)
+                if new_revision:
+                    deployments.add_revision(
+                        connection, record.name, number=record.revision, template=template, created_at=now
+                    )
+                reason = "Created" if before is None else "Changed"
+                message = (
+                    f"Revision {record.revision} runs {template.model}@{short_digest(template.digest)} on "
+                    f"{template.engine} ({template.engine_reason})."
+                )
+                events.add(connection, [_event(record.name, reason, message)], at=now)
+            replicas = deployments.replicas_of(connection, record.name)
+            templates = {record.revision: template}
+            resource = self._resource(record, templates, replicas, changed=changed)
+        if not dry_run:
+            context.hints.touch(spec.name)
+        return resource
+
+    def _check_names(self, connection: Connection, spec: DeploymentSpec, before: DeploymentRecord | None) -> None:
+        if before is not None and before.deleting:
+            raise Conflict(
+                f"{spec.name} is being deleted.", hint="Wait until it is gone, or use another name.", code="deleting"
+            )
+        holder = deployments.name_at_endpoint(connection, spec.endpoint_name)
+        if holder is not None and holder != spec.name:
+            raise Conflict(
+                f"endpoint: {spec.endpoint_name!r} belongs to the deployment {holder!r}.",
+                hint="Give this one another with --endpoint.",
+                param="endpoint",
+                code="endpoint_taken",
+            )
+        if any(version.model == spec.endpoint_name for version in self.context.externals.versions):
+            raise Conflict(
+                f"endpoint: {spec.endpoint_name!r} is an external model.",
+                hint="Give the deployment another with --endpoint.",
+                param="endpoint",
+                code="endpoint_taken",
+            )
+
+    def _check_memory(
+        self, connection: Connection, record: DeploymentRecord, template: RevisionTemplate, *, new_revision: bool
+    ) -> None:
+        """Refuse what cannot fit. Replicas that run already hold their memory; a new revision needs one more."""
+        need, nodes = template.memory_bytes, self.reconciler.nodes
+        if need is None or record.spec.force or not nodes or record.wanted == 0:
+            return
+        replicas = deployments.all_replicas(connection)
+        running = sum(one.deployment == record.name and not one.state.ended for one in replicas)
+        lacking = 1 if new_revision else record.wanted - running
+        templates = {name: deployments.revisions_of(connection, name) for name in deployments.names(connection)}
+        promised = promised_bytes(replicas, self.reconciler.observed, templates)
+        if lacking <= 0 or room(nodes, need_bytes=need, promised=[promised]) >= lacking:
+            return
+        free = max(0, sum(node.memory_free for node in nodes) - promised)
+        what = f"{lacking} replicas need" if lacking > 1 else "A replica needs"
+        raise InsufficientMemory(
+            f"{what} about {format_bytes(need * lacking)} of memory and {format_bytes(free)} is free.",
+            hint="Use a smaller --context or fewer --replicas, free some memory, state the need yourself with "
+            "--memory, or start it all the same with --force.",
+            param="resources.memory",
+        )
+
+    def _list(self) -> list[DeploymentResource]:
+        with self.context.database.transaction() as connection:
+            return [
+                self._resource(
+                    record,
+                    deployments.revisions_of(connection, record.name),
+                    deployments.replicas_of(connection, record.name),
+                )
+                for record in deployments.all_of(connection)
+            ]
+
+    def _get(self, name: str) -> DeploymentResource:
+        with self.context.database.transaction() as connection:
+            record = self._record(connection, name)
+            return self._resource(
+                record, deployments.revisions_of(connection, name), deployments.replicas_of(connection, name)
+            )
+
+    async def _change(self, name: str, change: Change, *, reason: str, message: str) -> DeploymentResource:
+        def act() -> DeploymentResource:
+            with self.context.database.transaction() as connection:
+                before = self._record(connection, name)
+                record = change(before)
+                templates = deployments.revisions_of(connection, name)
+                if record.wanted > before.wanted:
+                    self._check_memory(connection, record, templates[record.revision], new_revision=False)
+                if record != before:
+                    deployments.save(connection, record)
+                    events.add(connection, [_event(name, reason, message)], at=self.context.now())
+                replicas = deployments.replicas_of(connection, name)
+                return self._resource(record, templates, replicas, changed=record != before)
+
+        resource = await asyncio.to_thread(act)
+        self.context.hints.touch(name)
+        return resource
+
+    def _record(self, connection: Connection, name: str) -> DeploymentRecord:
+        record = deployments.get(connection, name)
+        if record is None:
+            known = deployments.names(connection)
+            raise NotFound(
+                f"There is no deployment {name!r}.",
+                hint=did_you_mean(name, known) or "`hostler deploy` makes one.",
+                param="name",
+                code="deployment_not_found",
+            )
+        return record
+
+    def _resource(
+        self,
+        record: DeploymentRecord,
+        templates: Mapping[int, RevisionTemplate],
+        replicas: Sequence[ReplicaRecord],
+        *,
+        changed: bool = True,
+    ) -> DeploymentResource:
+        observed, nodes = self.reconciler.observed, self.reconciler.nodes
+        template = templates[record.revision]
+        views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
+        wanted = wanted_of(self.context, record, template, nodes=nodes, promised=0)
+        summary = summary_of(record, template, wanted, views, nodes=nodes, now=self.context.now())
+        return DeploymentResource(
+            name=record.name,
+            endpoint=record.spec.endpoint_name,
+            model=f"{template.model}@{short_digest(template.digest)}",
+            engine=template.engine,
+            engine_reason=template.engine_reason,
+            spec=record.spec,
+            revision=record.revision,
+            stopped=record.stopped,
+            state=summary.state,
+            reason=summary.reason,
+            message=summary.message,
+            next_step=summary.next_step,
+            wanted=record.wanted,
+            ready=sum(one.state is ReplicaState.READY for one in replicas),
+            restarts=record.restarts,
+            replicas=tuple(self._replica(one, observed.get(one.id)) for one in replicas),
+            memory_estimate_bytes=template.memory_bytes,
+            created_at=datetime.fromtimestamp(record.created_at, UTC),
+            changed=changed,
+        )
+
+    def _replica(self, replica: ReplicaRecord, seen: ObservedReplica | None) -> ReplicaResource:
+        status = seen.status if seen is not None else None
+        return ReplicaResource(
+            id=replica.id,
+            deployment=replica.deployment,
+            revision=replica.revision,
+            state=replica.state,
+            reason=replica.reason,
+            message=replica.message,
+            since=datetime.fromtimestamp(replica.since, UTC),
+            deadline=datetime.fromtimestamp(replica.deadline, UTC) if replica.deadline is not None else None,
+            progress=status.progress if status is not None else None,
+            node=self.reconciler.nodes[0].name if self.reconciler.nodes else None,
+            address=f"{status.host}:{status.port}" if status is not None and status.port is not None else None,
+            pid=status.engine.pid if status is not None and status.engine is not None else None,
+            memory_bytes=seen.memory_bytes if seen is not None else None,
+            in_flight=self.context.feed.in_flight(replica.id),
+            phases=status.phases if status is not None else {},
+            log_tail=status.log_tail if status is not None else (),
+        )
+
+
+def _new_record(spec: DeploymentSpec, now: float) -> DeploymentRecord:
+    return DeploymentRecord(
+        name=spec.name,
+        spec=spec,
+        stopped=False,
+        deleting=False,
+        revision=1,
+        next_ordinal=1,
+        failures=0,
+        restarts=0,
+        last_failure_at=None,
+        last_failure="",
+        ever_ready=False,
+        created_at=now,
+    )
+
+
+def _event(name: str, reason: str, message: str) -> NewEvent:
+    return NewEvent(kind="deployment", name=name, reason=reason, message=message)

@@ -1,0 +1,190 @@
+"""The feed: control listens, gateways connect; snapshots go out, reports come in.
+
+Frames are four bytes of length (big-endian) and msgpack, types in `spec.snapshot`. A gateway's first frame is Hello
+with the feed's token; then it gets the newest snapshot and each one after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from hostler.spec.errors import InvalidRequest
+from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
+
+MAX_REPORT_BYTES = 16 * 1024 * 1024
+HELLO_TIMEOUT_S = 5.0
+MAX_UNSENT_BYTES = 256 * 1024 * 1024
+RECONNECT_S = 5.0
+"""Seconds after which a gateway that lives has certainly connected again (its longest backoff is 2 s)."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ConnectedGateway:
+    """One gateway worker on the feed."""
+
+    id: str
+    writer: asyncio.StreamWriter
+    applied: int = 0
+    in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+class Feed:
+    """The server side of the feed. All calls are made in the event loop."""
+
+    def __init__(self, *, token: str, now: Callable[[], float], on_report: Callable[[Iterable[str]], None]) -> None:
+        """`on_report` gets the ids of replicas whose drain may be complete."""
+        self._token = token
+        self._now = now
+        self._on_report = on_report
+        self._gateways: dict[str, ConnectedGateway] = {}
+        self._snapshot: Snapshot | None = None
+        self._frame = b""
+        self._left: dict[str, int] = {}
+        self._started_at = self._last_change_at = now()
+        self._server: asyncio.Server | None = None
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[FeedMessage] = msgspec.msgpack.Decoder(FeedMessage)
+
+    async def listen(self, address: str | Path) -> None:
+        """Listen on a unix socket's path, or on `tcp://HOST:PORT`."""
+        if isinstance(address, str) and address.startswith("tcp://"):
+            host, port = parse_tcp_address(address)
+            self._server = await asyncio.start_server(self._serve, host, port)
+            return
+        path = Path(address)
+        path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._serve, str(path))
+        path.chmod(0o600)
+
+    async def close(self) -> None:
+        """Stop listening and let every gateway go. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        for gateway in list(self._gateways.values()):
+            gateway.writer.close()
+        self._gateways.clear()
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Send `snapshot` to every gateway, and to each that connects from here on."""
+        before = _replica_ids(self._snapshot) if self._snapshot is not None else set[str]()
+        after = _replica_ids(snapshot)
+        for replica_id in before - after:
+            self._left[replica_id] = snapshot.version
+        for replica_id in after:
+            self._left.pop(replica_id, None)
+        self._snapshot = snapshot
+        body = self._encoder.encode(snapshot)
+        self._frame = struct.pack(">I", len(body)) + body
+        for gateway in list(self._gateways.values()):
+            self._send(gateway)
+
+    @property
+    def gateways(self) -> list[ConnectedGateway]:
+        """The workers connected at this moment."""
+        return list(self._gateways.values())
+
+    def in_flight(self, replica_id: str) -> int:
+        """Requests the connected gateways have on this replica."""
+        return sum(gateway.in_flight.get(replica_id, 0) for gateway in self._gateways.values())
+
+    def drained(self, replica_id: str) -> bool:
+        """Whether every gateway has stopped routing to the replica and none has a request on it.
+
+        Just after a start, and while none is connected, a gateway may serve from an old snapshot and be about to
+        connect: until `RECONNECT_S` have passed nothing counts as drained.
+        """
+        if self._snapshot is None or replica_id in _replica_ids(self._snapshot):
+            return False
+        now = self._now()
+        if now - self._started_at < RECONNECT_S or (not self._gateways and now - self._last_change_at < RECONNECT_S):
+            return False
+        left_at = self._left.get(replica_id, self._snapshot.version)
+        return all(gateway.applied >= left_at for gateway in self._gateways.values()) and not self.in_flight(replica_id)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        gateway: ConnectedGateway | None = None
+        try:
+            gateway = await asyncio.wait_for(self._greet(reader, writer), HELLO_TIMEOUT_S)
+            if gateway is None:
+                return
+            self._send(gateway)
+            while True:
+                message = await self._read(reader)
+                if isinstance(message, Report):
+                    self._take_report(gateway, message)
+        except (OSError, EOFError, TimeoutError, msgspec.MsgspecError) as error:
+            if not isinstance(error, asyncio.IncompleteReadError):
+                logger.warning("a gateway's feed connection ended: %s", error)
+        finally:
+            if gateway is not None and self._gateways.get(gateway.id) is gateway:
+                del self._gateways[gateway.id]
+                self._last_change_at = self._now()
+                self._on_report(gateway.in_flight)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ConnectedGateway | None:
+        hello = await self._read(reader)
+        if not isinstance(hello, Hello) or not hmac.compare_digest(hello.token.encode(), self._token.encode()):
+            logger.warning("a gateway was refused: wrong feed token")
+            return None
+        gateway = ConnectedGateway(id=hello.gateway_id, writer=writer)
+        self._gateways[gateway.id] = gateway
+        self._last_change_at = self._now()
+        return gateway
+
+    async def _read(self, reader: asyncio.StreamReader) -> FeedMessage:
+        (length,) = struct.unpack(">I", await reader.readexactly(4))
+        if length > MAX_REPORT_BYTES:
+            raise msgspec.ValidationError(f"a frame of {length} bytes is over the limit of {MAX_REPORT_BYTES}")
+        return self._decoder.decode(await reader.readexactly(length))
+
+    def _send(self, gateway: ConnectedGateway) -> None:
+        if not self._frame or gateway.writer.is_closing():
+            return
+        if gateway.writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            logger.warning("gateway %s does not read its feed; it is let go", gateway.id)
+            gateway.writer.transport.abort()
+            return
+        gateway.writer.write(self._frame)
+
+    def _take_report(self, gateway: ConnectedGateway, report: Report) -> None:
+        if self._snapshot is None:
+            return
+        ended = [replica_id for replica_id in gateway.in_flight if not report.in_flight.get(replica_id)]
+        leaving = list(self._left) if report.applied != gateway.applied else []
+        gateway.applied = report.applied
+        gateway.in_flight = report.in_flight
+        if ended or leaving:
+            self._on_report([*ended, *leaving])
+
+
+def parse_tcp_address(address: str) -> tuple[str, int]:
+    """Host and port of `tcp://HOST:PORT`."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InvalidRequest(
+            f"feed: {address!r} is not an address.", hint="Write tcp://HOST:PORT or the path of a socket.", param="feed"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _replica_ids(snapshot: Snapshot) -> set[str]:
+    return {
+        replica.id
+        for endpoint in snapshot.endpoints
+        for deployment in endpoint.deployments
+        for replica in deployment.replicas
+    }

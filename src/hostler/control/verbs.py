@@ -1,0 +1,24 @@
+"""Everything one can ask of a platform, by noun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hostler.control.context import Context
+from hostler.control.deployments import Deployments
+from hostler.control.engines import Engines
+from hostler.control.keys import Keys
+from hostler.control.models import Models
+from hostler.control.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Verbs:
+    """The verbs of one platform. `context` is for what is no verb: blobs and secrets, files that are only moved."""
+
+    context: Context
+    models: Models
+    deployments: Deployments
+    keys: Keys
+    engines: Engines
+    platform: Platform

@@ -1,0 +1,101 @@
+"""From what is remembered and observed to what the decisions take."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from hostler.control.context import Context
+from hostler.decide.place import room
+from hostler.decide.reconcile import ReplicaView, Wanted
+from hostler.decide.summary import Summary, summarise
+from hostler.spec.fields import format_bytes
+from hostler.spec.replica import ObservedNode, ObservedReplica
+from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
+
+
+def view_of(replica: ReplicaRecord, observed: ObservedReplica | None, *, drained: bool) -> ReplicaView:
+    """A replica as the reconciler's decision takes it."""
+    return ReplicaView(
+        id=replica.id,
+        ordinal=replica.ordinal,
+        revision=replica.revision,
+        state=replica.state,
+        deadline=replica.deadline,
+        unseen=observed is None,
+        lost_runner=observed is not None and observed.engine_alive and not observed.runner_alive,
+        draining_since=replica.draining_since,
+        drained=drained,
+        stop_sent_at=replica.stop_sent_at,
+    )
+
+
+def wanted_of(
+    context: Context,
+    record: DeploymentRecord,
+    template: RevisionTemplate,
+    *,
+    nodes: Sequence[ObservedNode],
+    promised: int,
+) -> Wanted:
+    """What a deployment should be, with the room that is left for it."""
+    need = template.memory_bytes
+    limited = need is not None and not record.spec.force and bool(nodes)
+    return Wanted(
+        name=record.name,
+        replicas=record.wanted,
+        revision=record.revision,
+        next_ordinal=record.next_ordinal,
+        drain_s=record.spec.drain_seconds,
+        stop_grace_s=context.settings.stop_grace_seconds,
+        failures=record.failures,
+        last_failure_at=record.last_failure_at,
+        ever_ready=record.ever_ready,
+        room=room(nodes, need_bytes=need, promised=[promised]) if limited and need is not None else None,
+    )
+
+
+def promised_bytes(
+    replicas: Iterable[ReplicaRecord],
+    observed: Mapping[str, ObservedReplica],
+    templates: Mapping[str, Mapping[int, RevisionTemplate]],
+) -> int:
+    """Memory that replicas which are coming up will take and do not hold yet."""
+    total = 0
+    for replica in replicas:
+        template = templates.get(replica.deployment, {}).get(replica.revision)
+        if template is None or template.memory_bytes is None or not replica.state.coming_up:
+            continue
+        seen = observed.get(replica.id)
+        held = seen.memory_bytes if seen is not None and seen.memory_bytes is not None else 0
+        total += max(0, template.memory_bytes - held)
+    return total
+
+
+def summary_of(
+    record: DeploymentRecord,
+    template: RevisionTemplate,
+    wanted: Wanted,
+    replicas: Sequence[ReplicaView],
+    *,
+    nodes: Sequence[ObservedNode],
+    now: float,
+) -> Summary:
+    """A deployment in words."""
+    free = sum(node.memory_free for node in nodes)
+    no_room = (
+        f"A replica needs about {format_bytes(template.memory_bytes or 0)} of memory and {format_bytes(free)} is free."
+    )
+    return summarise(
+        wanted,
+        replicas,
+        stopped=record.stopped,
+        deleting=record.deleting,
+        last_failure=record.last_failure,
+        no_room=no_room,
+        now=now,
+    )
+
+
+def drained_ids(context: Context, replica_ids: Iterable[str]) -> Collection[str]:
+    """Those of the replicas that no gateway uses any more."""
+    return {replica_id for replica_id in replica_ids if context.feed.drained(replica_id)}

@@ -1,0 +1,147 @@
+"""The parts of a platform on one machine: how each is started, when it is ready, how all are taken down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hostler.process_files import ProcessFile, living
+from hostler.processes import is_alive
+from hostler.settings import Settings, url_host
+from hostler.wiring import local_backend
+
+POLL_S = 0.05
+PROBE_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One process of the platform. Several gateway workers share a port; only the first checks that it is free."""
+
+    name: str
+    argv: tuple[str, ...]
+    process_file: Path
+    log: Path
+    host: str
+    port: int
+    port_flag: str
+    ready_path: str
+    first_on_port: bool = True
+
+
+def parts_of(settings: Settings) -> list[Part]:
+    """Control and the gateway workers, in the order of their start."""
+    run = settings.paths.run
+    control = Part(
+        name="control",
+        argv=(sys.executable, "-P", "-m", "hostler.wiring"),
+        process_file=run / "control.json",
+        log=run / "control.log",
+        host=settings.host,
+        port=settings.api_port,
+        port_flag="--api-port",
+        ready_path="/healthz",
+    )
+    workers = [
+        Part(
+            name=f"gateway-{number}",
+            argv=(sys.executable, "-P", "-m", "hostler.gateway", "--worker", str(number)),
+            process_file=run / f"gateway-{number}.json",
+            log=run / f"gateway-{number}.log",
+            host=settings.host,
+            port=settings.port,
+            port_flag="--port",
+            ready_path="/readyz",
+            first_on_port=number == 0,
+        )
+        for number in range(settings.workers)
+    ]
+    return [control, *workers]
+
+
+def is_ready(part: Part) -> bool:
+    """Whether the part runs and answers 200 on its ready path. Blocks for at most `PROBE_TIMEOUT_S`."""
+    found = living(part.process_file)
+    if found is None:
+        return False
+    connection = http.client.HTTPConnection(url_host(found.host), found.port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", part.ready_path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def take_down(settings: Settings) -> bool:
+    """End gateways, then control, then every replica; True if anything ran. Idempotent.
+
+    Gateways go first so that nobody is promised an answer any more, and finish what they have; control goes before
+    the replicas, or it would replace them.
+    """
+    run = settings.paths.run
+    gateways = [found for path in sorted(run.glob("gateway-*.json")) if (found := living(path)) is not None]
+    control = living(run / "control.json")
+    _end(gateways, grace_s=settings.stop_grace_seconds + 1)
+    _end([control] if control is not None else [], grace_s=settings.stop_grace_seconds)
+    ended = asyncio.run(_end_replicas(settings)) if settings.paths.replicas.is_dir() else False
+    for path in (*run.glob("gateway-*.json"), run / "control.json"):
+        path.unlink(missing_ok=True)
+    return bool(gateways) or control is not None or ended
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last lines of a log that say something; none if there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.strip()][-count:]
+
+
+def _end(processes: list[ProcessFile], *, grace_s: float) -> None:
+    """SIGTERM, then SIGKILL after `grace_s`."""
+    for found in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(found.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while any(is_alive(found.process) for found in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    for found in processes:
+        if is_alive(found.process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(found.process.pid, signal.SIGKILL)
+
+
+async def _end_replicas(settings: Settings) -> bool:
+    """Stop every replica of this home and wait until none lives."""
+    backend = local_backend(settings)
+    grace_s = settings.stop_grace_seconds
+    deadline = time.monotonic() + 2 * grace_s + 5
+    anything = False
+    asked: set[str] = set()
+    while True:
+        replicas = await backend.list()
+        alive = [one for one in replicas if one.runner_alive or one.engine_alive]
+        if not alive:
+            break
+        anything = True
+        overdue = time.monotonic() >= deadline
+        for one in alive:
+            if one.replica_id not in asked or overdue:
+                await backend.stop(one.replica_id, 0.0 if overdue else grace_s)
+                asked.add(one.replica_id)
+        if time.monotonic() >= deadline + 10:
+            break
+        await asyncio.sleep(POLL_S)
+    return anything
