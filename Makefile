@@ -29,7 +29,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/platform.py
+	$(BIN)/python benchmarks/startup.py
 
 bench-gateway: $(VENV)/.test
 	$(BIN)/python benchmarks/gateway.py

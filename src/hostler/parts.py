@@ -15,7 +15,6 @@ from pathlib import Path
 from hostler.process_files import ProcessFile, living
 from hostler.processes import is_alive
 from hostler.settings import Settings, url_host
-from hostler.wiring import local_backend
 
 POLL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
@@ -125,6 +124,8 @@ def _end(processes: list[ProcessFile], *, grace_s: float) -> None:
 
 async def _end_replicas(settings: Settings) -> bool:
     """Stop every replica of this home and wait until none lives."""
+    from hostler.wiring import local_backend
+
     backend = local_backend(settings)
     grace_s = settings.stop_grace_seconds
     deadline = time.monotonic() + 2 * grace_s + 5

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import os
+import stat
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 from hostler.spec.errors import InvalidRequest
 
 PREFIX = "HOSTLER_"
+MAX_SOCKET_FOLDER_BYTES = 90
 _NOT_SETTINGS = frozenset({"HOSTLER_REPLICA_TOKEN", "HOSTLER_REPLICA_ID", "HOSTLER_REPLICA_DIR", "HOSTLER_FEED_TOKEN"})
 
 
@@ -108,8 +112,16 @@ class Home:
         return self.run / "snapshot.msgpack"
 
     @property
+    def sockets(self) -> Path:
+        """`run`, or a short folder for this home where the kernel's limit on socket paths (107 bytes) needs one."""
+        if len(os.fsencode(self.run.absolute())) <= MAX_SOCKET_FOLDER_BYTES:
+            return self.run
+        digest = hashlib.sha256(os.fsencode(self.root.absolute())).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"hostler-{os.geteuid()}-{digest}"
+
+    @property
     def feed_socket(self) -> Path:
-        return self.run / "feed.sock"
+        return self.sockets / "feed.sock"
 
     @property
     def feed_token(self) -> Path:
@@ -118,7 +130,7 @@ class Home:
     @property
     def hints_socket(self) -> Path:
         """Datagrams from runners: the id of a replica whose status changed."""
-        return self.run / "hints.sock"
+        return self.sockets / "hints.sock"
 
     @property
     def platform(self) -> Path:
@@ -131,18 +143,29 @@ class Home:
         return self.root / "credentials"
 
     def create(self) -> None:
-        """Make the folders, readable by their owner alone. Idempotent."""
-        for path in (
-            self.root,
-            self.models,
-            self.cards,
-            self.views,
-            self.replicas,
-            self.engines,
-            self.secrets,
-            self.run,
-        ):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the folders, readable by their owner alone. Idempotent.
+
+        Raises `InvalidRequest` if the home cannot be written, or its folder for sockets is somebody else's.
+        """
+        folders = (self.root, self.models, self.cards, self.views, self.replicas, self.engines, self.secrets, self.run)
+        for path in (*folders, self.sockets):
+            try:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidRequest(
+                    f"home: {path} cannot be made: {error.strerror}.",
+                    hint="Name a folder you may write with --home.",
+                    param="home",
+                    code="home_unusable",
+                ) from None
+        found = self.sockets.lstat()
+        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+            raise InvalidRequest(
+                f"home: {self.sockets} is open to others or belongs to them.",
+                hint=f"Make it yours alone with chmod 700 {self.sockets}, or use another --home.",
+                param="home",
+                code="home_unsafe",
+            )
 
 
 def default_home() -> Path:

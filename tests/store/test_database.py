@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
 
 from hostler.spec.errors import HostlerError, Unavailable
 from hostler.store import database as database_module
@@ -30,7 +32,18 @@ def test_the_stated_revision_is_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(configuration()).get_current_head() == SCHEMA_REVISION
 
 
-def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
+def test_the_migrations_make_the_tables_of_the_code(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'migrated.db'}")
+    config = configuration()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        assert schema_revision(connection) == SCHEMA_REVISION
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_a_new_database_is_at_the_newest_revision(database: Database) -> None:
     with database.transaction() as connection:
         assert schema_revision(connection) == SCHEMA_REVISION
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []

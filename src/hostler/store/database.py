@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from hostler.spec.errors import HostlerError, Unavailable
-from hostler.store.tables import SCHEMA_REVISION
+from hostler.store.tables import SCHEMA_REVISION, metadata
 
 BUSY_TIMEOUT_S = 5.0
 
@@ -60,10 +60,20 @@ class Database:
         """Close every connection. Idempotent."""
         self._engine.dispose()
 
+    def _create(self) -> None:
+        """An empty database gets today's tables at once; a test compares them with what the migrations make."""
+        with self._engine.begin() as connection:
+            metadata.create_all(connection)
+            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+            connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": SCHEMA_REVISION})
+
     def _migrate(self) -> None:
         with self._engine.connect() as connection:
             found = schema_revision(connection)
         if found == SCHEMA_REVISION:
+            return
+        if found is None:
+            self._create()
             return
         from hostler.store.migrations import upgrade
 

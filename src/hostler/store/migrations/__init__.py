@@ -20,14 +20,14 @@ def configuration() -> Config:
     return config
 
 
-def upgrade(engine: Engine, found: str | None, path: Path) -> None:
+def upgrade(engine: Engine, found: str, path: Path) -> None:
     """Bring the database from revision `found` to the newest, in one transaction.
 
     Raises `HostlerError` if `found` is a revision this version does not know: a newer Hostler wrote it.
     """
     config = configuration()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is not None and found not in known:
+    if found not in known:
         raise HostlerError(
             f"{path} was written by a newer Hostler (schema {found}).",
             hint="Install that version again, or use another --home.",
