@@ -61,7 +61,7 @@ class World:
                 self.change(action.id, draining_since=self.now)
             elif isinstance(action, Stop):
                 self.change(action.id, stop_sent_at=self.now)
-            elif isinstance(action, Remove):
+            else:
                 del self.replicas[action.id]
         return plan
 

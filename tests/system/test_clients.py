@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import numpy as np
@@ -12,7 +13,10 @@ import tritonclient.http as triton
 from tests.system.conftest import EXAMPLES, Platform
 
 QUESTION = "Please tell me how many gold medals the Chinese team won in total at the 2008 Beijing Olympics?"
-MESSAGES = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": QUESTION}]
+MESSAGES: list[Any] = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": QUESTION},
+]
 
 pytestmark = pytest.mark.xdist_group("clients")
 
@@ -24,14 +28,14 @@ def client(shared_platform: Platform):
 
 
 def test_the_question_of_the_lesson_is_answered(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="chat", messages=MESSAGES, temperature=0)  # pyright: ignore
+    answer = client.chat.completions.create(model="chat", messages=MESSAGES, temperature=0)
     assert "51" in (answer.choices[0].message.content or "")
     assert answer.usage is not None
     assert answer.usage.completion_tokens > 5
 
 
 def test_a_streamed_answer_is_the_same_in_many_pieces(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(  # pyright: ignore
+    stream = client.chat.completions.create(
         model="chat", messages=MESSAGES, temperature=0, stream=True, stream_options={"include_usage": True}
     )
     pieces: list[str] = []
@@ -51,7 +55,7 @@ def test_models_lists_what_the_key_may_call(client: openai.OpenAI) -> None:
 
 def test_an_unknown_model_is_a_not_found_error_that_names_the_known_ones(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="chat"):
-        client.chat.completions.create(model="chatt", messages=MESSAGES)  # pyright: ignore
+        client.chat.completions.create(model="chatt", messages=MESSAGES)
 
 
 def test_a_wrong_key_is_an_authentication_error(shared_platform: Platform) -> None:
@@ -64,7 +68,7 @@ def test_a_wrong_key_is_an_authentication_error(shared_platform: Platform) -> No
 
 def test_a_classifier_is_not_a_chat_model(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="onnx"):
-        client.chat.completions.create(model="digits", messages=MESSAGES)  # pyright: ignore
+        client.chat.completions.create(model="digits", messages=MESSAGES)
 
 
 @pytest.mark.parametrize("binary", [True, False])

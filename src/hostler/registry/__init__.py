@@ -1,0 +1,1 @@
+"""The model store: sources, content-addressed blobs, manifests, the safety scan."""
