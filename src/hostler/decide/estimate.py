@@ -39,8 +39,8 @@ def estimate(facts: ModelFacts, *, engine: str, tokens: int) -> MemoryEstimate:
 
     weights  = bytes of the weight files, as engines map or load them unchanged
     kv_cache = 2 (keys and values) * layers * kv_heads * head_dim * tokens * 2 bytes (f16)
-    overhead = of the engine with a very small model; measured here for llamacpp (41 MB resident), onnx (67 MB) and
-               python (37 MB) and rounded up for larger compute buffers, for vllm the 2.9 GB it showed when idle
+    overhead = of the engine with a very small model, rounded up for larger compute buffers; resident memory measured
+               on Linux x86-64 without a GPU: llamacpp 41 MB, onnx 77 MB, python 32 MB, vllm 2.9 GB
 
     The second line is that of multi-head and grouped-query attention (Ainslie et al. 2023, arXiv:2305.13245). If
     one of its facts is not known, the weights are taken times 1.2 instead, and the formula says so.
