@@ -21,11 +21,8 @@ class ProcessFile(msgspec.Struct, frozen=True):
 
 def write_process_file(path: Path, *, host: str = "", port: int = 0) -> None:
     """Say that this process plays the part `path` is named after. Atomic."""
-    process = reference(os.getpid())
-    if process is None:
-        raise AssertionError("this process lives")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(msgspec.json.encode(ProcessFile(process, host, port)))
+    temporary.write_bytes(msgspec.json.encode(ProcessFile(reference(os.getpid()), host, port)))
     temporary.replace(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ def read_process(pid: int) -> ProcessLine | None:
     return ProcessLine(fields[0], int(fields[1]), int(fields[2]), int(fields[19]))
 
 
+@cache
 def boot_id() -> str:
     """The kernel's name for this boot; empty where it has none."""
     try:
@@ -43,10 +45,12 @@ def boot_id() -> str:
         return ""
 
 
-def reference(pid: int) -> ProcessRef | None:
-    """A reference to the living process `pid`; None if there is none."""
+def reference(pid: int) -> ProcessRef:
+    """A reference to the process `pid`. Raises `ProcessLookupError` if there is none."""
     line = read_process(pid)
-    return ProcessRef(pid, line.started, boot_id()) if line is not None else None
+    if line is None:
+        raise ProcessLookupError(f"there is no process {pid}")
+    return ProcessRef(pid, line.started, boot_id())
 
 
 def is_alive(process: ProcessRef) -> bool:
