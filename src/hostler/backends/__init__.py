@@ -1,0 +1,1 @@
+"""Where a replica runs: start, stop, list. One file per provider, and a shipped fake."""

@@ -1,0 +1,54 @@
+"""What a backend is: where replicas run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol, runtime_checkable
+
+from hostler.spec.launch import LaunchSpec
+from hostler.spec.replica import ObservedNode, ObservedReplica
+
+
+class Backend(Protocol):
+    """One place where replicas run. Every call may be repeated; none blocks the event loop.
+
+    Calls raise `UpstreamFailed` if the provider cannot be reached; the reconciler tries again later.
+    """
+
+    name: str
+
+    async def start(self, replica_id: str, launch: LaunchSpec) -> None:
+        """See to it that the runner of `replica_id` runs. Idempotent by id.
+
+        If the runner lives, nothing happens; if it died and its engine lives, a new runner adopts the engine; if
+        both are gone after the engine had started, nothing is started again: `list` shows the replica Failed.
+        """
+        ...
+
+    async def stop(self, replica_id: str, grace_s: float) -> None:
+        """Ask the replica to end: SIGTERM to the engine, SIGKILL after `grace_s`. Returns at once; idempotent.
+
+        An unknown id is no error.
+        """
+        ...
+
+    async def remove(self, replica_id: str) -> None:
+        """Forget an ended replica and delete its files. Idempotent; a replica that still lives is left alone."""
+        ...
+
+    async def list(self) -> Sequence[ObservedReplica]:
+        """Every replica this backend knows, ended ones included until they are removed."""
+        ...
+
+    async def nodes(self) -> Sequence[ObservedNode]:
+        """The machines it can use."""
+        ...
+
+
+@runtime_checkable
+class StreamsLogs(Protocol):
+    """A backend that can show what an engine printed."""
+
+    def logs(self, replica_id: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """The engine's last `lines` lines, then, if `follow`, each new one until the replica ends."""
+        ...

@@ -1,0 +1,307 @@
+"""Replicas as processes of this machine: one detached runner each, found again by the files they keep."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from hostler.backends.log_follower import follow as follow_log
+from hostler.backends.log_follower import last_lines
+from hostler.backends.node import NodeReader
+from hostler.backends.tree_memory import tree_memory_bytes
+from hostler.detached import DetachedProcess
+from hostler.processes import is_alive
+from hostler.settings import Home
+from hostler.spec.launch import Assignment, LaunchSpec, StopOrder
+from hostler.spec.replica import ObservedNode, ObservedReplica, ReplicaStatus
+from hostler.spec.states import ReplicaState
+
+MEMORY_EVERY_S = 5.0
+OBEYED_WITHIN_S = 5.0
+OBEYED_LOOK_S = 0.1
+
+
+class LocalBackend:
+    """Runs replicas under `home` with the interpreter `python`. Its memory is the folders: a new one knows the same."""
+
+    name = "local"
+
+    def __init__(self, home: Home, *, python: str = sys.executable) -> None:
+        self._home = home
+        self._python = python
+        self._spawned: dict[str, DetachedProcess] = {}
+        self._statuses: dict[str, tuple[tuple[int, int], ReplicaStatus]] = {}
+        self._launches: dict[str, Assignment] = {}
+        self._memory: dict[str, tuple[float, int | None]] = {}
+        self._node = NodeReader()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, replica_id: str, launch: LaunchSpec) -> None:
+        """See to it that the runner of `replica_id` runs; what was launched first stays."""
+        await asyncio.to_thread(self._start, replica_id, launch)
+
+    async def stop(self, replica_id: str, grace_s: float) -> None:
+        """Leave the order to end in the replica's folder and wake its runner.
+
+        If the runner is dead, a new one is started: it adopts the engine and ends it, so a stop that was asked
+        for happens even if this process does not live to see it.
+        """
+        await asyncio.to_thread(self._stop, replica_id, grace_s)
+        task = asyncio.create_task(self._see_to(replica_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def remove(self, replica_id: str) -> None:
+        """Delete the folder of a replica of which nothing lives."""
+        await asyncio.to_thread(self._remove, replica_id)
+
+    async def list(self) -> Sequence[ObservedReplica]:
+        """All replicas that have a folder."""
+        return await asyncio.to_thread(self._list)
+
+    async def nodes(self) -> Sequence[ObservedNode]:
+        """This machine."""
+        return [await self._node.read()]
+
+    async def logs(self, replica_id: str, *, lines: int, follow: bool) -> AsyncIterator[str]:
+        """The engine's last lines and, if `follow`, each new one until the replica has ended."""
+        path = self._folder(replica_id) / "engine.log"
+        tail, position = await asyncio.to_thread(last_lines, path, lines=lines)
+        for line in tail:
+            yield line
+        if not follow:
+            return
+        async for line in follow_log(path, position, ended=lambda: self._has_ended(replica_id)):
+            yield line
+
+    def _folder(self, replica_id: str) -> Path:
+        if not replica_id or replica_id in (".", "..") or "/" in replica_id or "\0" in replica_id:
+            raise ValueError(f"{replica_id!r} is not a replica id")
+        return self._home.replicas / replica_id
+
+    def _start(self, replica_id: str, launch: LaunchSpec) -> None:
+        folder = self._folder(replica_id)
+        if not (folder / "launch.json").exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            home = self._home
+            assignment = Assignment(
+                replica_id=replica_id,
+                launch=launch,
+                blobs=str((home.models / "blobs").absolute()),
+                views=str(home.views.absolute()),
+                environments=str(home.environments.absolute()),
+                hints=str(home.hints_socket.absolute()),
+            )
+            _write(folder / "launch.json", msgspec.json.encode(assignment))
+        self._ensure_runner(replica_id)
+
+    def _ensure_runner(self, replica_id: str) -> None:
+        status = self._status(replica_id)
+        if status is not None and (status.state.ended or self._runner_alive(replica_id, status)):
+            return
+        if status is None and self._runner_alive(replica_id, None):
+            return
+        self._spawn(replica_id)
+
+    def _spawn(self, replica_id: str) -> None:
+        folder = self._folder(replica_id)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HOSTLER_")}
+        self._spawned[replica_id] = DetachedProcess.start(
+            # -P: nothing in the current folder may stand in for a module.
+            [self._python, "-P", "-m", "hostler.runner", str(folder.absolute())],
+            env=environment,
+            log=folder / "runner.log",
+            hold_sigterm=True,
+        )
+
+    def _stop(self, replica_id: str, grace_s: float) -> None:
+        folder = self._folder(replica_id)
+        if not (folder / "launch.json").exists():
+            return
+        status = self._status(replica_id)
+        if status is not None and status.state.ended:
+            return
+        order_file = folder / "stop.json"
+        wanted = StopOrder(time.time() + grace_s)
+        given = _read_order(order_file)
+        if given is None or wanted.deadline < given.deadline:
+            _write(order_file, msgspec.json.encode(wanted))
+        elif status is not None and status.state is ReplicaState.DRAINING and self._runner_alive(replica_id, status):
+            return
+        if status is not None and status.runner is not None and is_alive(status.runner):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(status.runner.pid, signal.SIGTERM)
+            return
+        # A runner that has not written its status yet holds the lock and reads the order itself.
+        self._spawn_unless_own_lives(replica_id)
+
+    async def _see_to(self, replica_id: str) -> None:
+        """Give the order to a new runner if the one that was told dies before it obeys; looks for a few seconds."""
+        deadline = time.monotonic() + OBEYED_WITHIN_S
+        while time.monotonic() < deadline:
+            await asyncio.sleep(OBEYED_LOOK_S)
+            status = self._status(replica_id)
+            if status is None or status.state.ended:
+                return
+            if self._runner_alive(replica_id, status):
+                if status.state is ReplicaState.DRAINING:
+                    return
+            elif status.engine is not None and is_alive(status.engine):
+                await asyncio.to_thread(self._spawn, replica_id)
+                return
+
+    def _spawn_unless_own_lives(self, replica_id: str) -> None:
+        own = self._spawned.get(replica_id)
+        if own is not None and own.alive():
+            os.kill(own.pid, signal.SIGTERM)
+            return
+        self._spawn(replica_id)
+
+    def _remove(self, replica_id: str) -> None:
+        folder = self._folder(replica_id)
+        if not folder.is_dir():
+            return
+        status = self._status(replica_id)
+        if self._runner_alive(replica_id, status) or (status and status.engine and is_alive(status.engine)):
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        for known in (self._spawned, self._statuses, self._launches, self._memory):
+            known.pop(replica_id, None)
+
+    def _list(self) -> Sequence[ObservedReplica]:
+        try:
+            names = sorted(entry.name for entry in os.scandir(self._home.replicas) if entry.is_dir())
+        except FileNotFoundError:
+            return []
+        observed = [self._observe(name) for name in names]
+        return [replica for replica in observed if replica is not None]
+
+    def _observe(self, replica_id: str) -> ObservedReplica | None:
+        assignment = self._assignment(replica_id)
+        if assignment is None:
+            return None
+        status = self._status(replica_id)
+        runner_alive = self._runner_alive(replica_id, status)
+        if status is None:
+            # Read again: the runner may have written it and ended between the two looks.
+            status = self._status(replica_id)
+        engine_alive = status is not None and status.engine is not None and is_alive(status.engine)
+        if status is None:
+            status = self._unstarted(replica_id, runner_alive=runner_alive)
+        elif not status.state.ended and not runner_alive and not engine_alive:
+            status = self._status(replica_id) or status
+            if not status.state.ended:
+                status = _lost(status)
+        return ObservedReplica(
+            status=status,
+            runner_alive=runner_alive,
+            engine_alive=engine_alive,
+            token=assignment.launch.token,
+            memory_bytes=self._memory_bytes(replica_id, status) if runner_alive or engine_alive else None,
+        )
+
+    def _unstarted(self, replica_id: str, *, runner_alive: bool) -> ReplicaStatus:
+        folder = self._folder(replica_id)
+        since = (folder / "launch.json").stat().st_mtime
+        own = self._spawned.get(replica_id)
+        if runner_alive or own is None:
+            if not runner_alive and (folder / "stop.json").exists():
+                return ReplicaStatus(
+                    replica_id=replica_id,
+                    state=ReplicaState.STOPPED,
+                    reason="Asked",
+                    message="Never started.",
+                    since=since,
+                )
+            return ReplicaStatus(replica_id=replica_id, state=ReplicaState.PENDING, since=since)
+        lines, _ = last_lines(folder / "runner.log", lines=20)
+        return ReplicaStatus(
+            replica_id=replica_id,
+            state=ReplicaState.STOPPED if (folder / "stop.json").exists() else ReplicaState.FAILED,
+            reason="RunnerLost",
+            message="The runner ended before it could start anything.",
+            since=since,
+            log_tail=tuple(lines),
+            exit_code=own.exit_code,
+        )
+
+    def _assignment(self, replica_id: str) -> Assignment | None:
+        known = self._launches.get(replica_id)
+        if known is None:
+            try:
+                content = (self._folder(replica_id) / "launch.json").read_bytes()
+                known = msgspec.json.decode(content, type=Assignment)
+            except (FileNotFoundError, msgspec.MsgspecError):
+                return None
+            self._launches[replica_id] = known
+        return known
+
+    def _status(self, replica_id: str) -> ReplicaStatus | None:
+        path = self._folder(replica_id) / "status.json"
+        try:
+            found = path.stat()
+            # Every status is a new file, so this pair changes with each.
+            key = (found.st_ino, found.st_mtime_ns)
+            known = self._statuses.get(replica_id)
+            if known is not None and known[0] == key:
+                return known[1]
+            status = msgspec.json.decode(path.read_bytes(), type=ReplicaStatus)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        self._statuses[replica_id] = (key, status)
+        return status
+
+    def _runner_alive(self, replica_id: str, status: ReplicaStatus | None) -> bool:
+        own = self._spawned.get(replica_id)
+        if own is not None and own.alive():
+            return True
+        return status is not None and status.runner is not None and is_alive(status.runner)
+
+    def _has_ended(self, replica_id: str) -> bool:
+        observed = self._observe(replica_id)
+        return observed is None or observed.status.state.ended
+
+    def _memory_bytes(self, replica_id: str, status: ReplicaStatus) -> int | None:
+        now = time.monotonic()
+        known = self._memory.get(replica_id)
+        if known is not None and now - known[0] < MEMORY_EVERY_S:
+            return known[1]
+        roots = [process.pid for process in (status.runner, status.engine) if process is not None]
+        amount = tree_memory_bytes(roots)
+        if amount is not None:
+            self._memory[replica_id] = (now, amount)
+        return amount
+
+
+def _lost(status: ReplicaStatus) -> ReplicaStatus:
+    if status.engine is not None:
+        reason, message = "EngineLost", "The engine and its runner are gone; the machine may have been restarted."
+    else:
+        reason, message = "RunnerLost", "The runner is gone before the engine had been started."
+    return msgspec.structs.replace(
+        status, state=ReplicaState.FAILED, reason=reason, message=message, deadline=None, progress=None
+    )
+
+
+def _read_order(path: Path) -> StopOrder | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StopOrder)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    temporary.replace(path)
