@@ -1,0 +1,1 @@
+"""The front door: an HTTP proxy on uvloop and httptools."""

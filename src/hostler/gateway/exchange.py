@@ -1,0 +1,297 @@
+"""One request on its way to an upstream, and the answer on its way back.
+
+    choosing -> connecting -> sending and waiting -> answering -> ended
+        |           |                |                   |
+        refused     refused, or once more elsewhere      cut off
+
+Until the answer's head is sent, whatever goes wrong is an error the client reads; after that it can only be cut off.
+A request is sent twice at most: when a connection could not be made, or when a kept-alive one ended without a byte of
+answer (the upstream had closed it as idle).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from hostler.gateway.bodies import with_model
+from hostler.gateway.framing import LAST_CHUNK, chunk
+from hostler.gateway.front import Front
+from hostler.gateway.heads import AnswerHead, client_head, upstream_head
+from hostler.gateway.request import Request
+from hostler.gateway.table import Endpoint
+from hostler.gateway.upstream import Pool, UpstreamConnection
+from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
+
+_JOINED_BYTES = 64 * 1024
+"""Bodies up to this size are copied behind their head, to leave in one piece."""
+
+
+class Client(Protocol):
+    """The client's connection, as an exchange uses it."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends with this answer."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether more is waiting for the client than it should."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def hold_body(self, *, held: bool) -> None:
+        """Stop reading the request's body, or go on."""
+
+    def answered(self, *, close: bool) -> None:
+        """The whole answer is written; the exchange is over."""
+
+    def refuse(self, error: HostlerError) -> None:
+        """Nothing was written; answer with `error`. The exchange is over."""
+
+    def cut(self, *, reset: bool) -> None:
+        """The answer is broken off; let the client see that. `reset` where an orderly end would look like the whole."""
+
+
+class Exchange:
+    """Implements `upstream.Taker`. `body` None streams: its pieces come by `body_piece` and `body_end`."""
+
+    __slots__ = (
+        "_answer",
+        "_attempts",
+        "_body",
+        "_body_ended",
+        "_chunked",
+        "_client",
+        "_close",
+        "_connecting",
+        "_endpoint",
+        "_front",
+        "_heard",
+        "_out",
+        "_pool",
+        "_request",
+        "_sent_body",
+        "_target",
+        "_upstream",
+        "_waiting_pieces",
+        "method",
+    )
+
+    def __init__(
+        self, client: Client, request: Request, *, front: Front, endpoint: Endpoint, target: str, body: bytes | None
+    ) -> None:
+        self.method = request.method
+        self._client = client
+        self._request = request
+        self._front = front
+        self._endpoint = endpoint
+        self._target = target
+        self._body = body
+        self._sent_body = body
+        self._body_ended = body is not None
+        self._waiting_pieces: list[bytes] = []
+        self._attempts = 0
+        self._pool: Pool | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._answer: AnswerHead | None = None
+        self._chunked = False
+        self._close = False
+        self._out: list[bytes] = []
+        self._heard = front.now
+
+    @property
+    def answering(self) -> bool:
+        """Whether the client may have seen a part of the answer."""
+        return self._answer is not None
+
+    # What the client's connection calls.
+
+    def start(self) -> None:
+        """Choose a target and send the request. Raises `Unavailable` if there is none."""
+        pool = self._endpoint.choose(self._front.draw)
+        if pool is None:
+            raise Unavailable(
+                f"No replica of {self._endpoint.name!r} is ready.",
+                hint=self._endpoint.route.condition or None,
+                param="model",
+                code="no_ready_replica",
+            )
+        self._attempt(pool, fresh=self._body is None)
+
+    def body_piece(self, data: bytes) -> None:
+        """A part of the streamed body."""
+        self._heard = self._front.now
+        if self._upstream is None:
+            self._waiting_pieces.append(data)
+            self._client.hold_body(held=True)
+        else:
+            self._upstream.write(chunk(data) if self._request.chunked else data)
+
+    def body_end(self) -> None:
+        """The streamed body is whole."""
+        self._body_ended = True
+        if self._upstream is not None and self._request.chunked:
+            self._upstream.write(LAST_CHUNK)
+
+    def client_full(self, *, full: bool) -> None:
+        """Whether to stop reading the answer until told otherwise."""
+        self._heard = self._front.now
+        if self._upstream is not None:
+            self._upstream.hold(held=full)
+
+    def cancel(self) -> None:
+        """The client is gone: end the upstream's work at once. Idempotent."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        self._release(reusable=False)
+
+    def sweep(self, now: float) -> None:
+        """Give up on an upstream that owes a byte and has been silent too long."""
+        silent_s = self._front.limits.silent_s
+        if self._client.full or now - self._heard <= silent_s:
+            return
+        self.cancel()
+        self._fail(
+            DeadlineExceeded(
+                f"{self._who} has sent nothing for {silent_s:g} seconds.", param="model", code="upstream_timeout"
+            )
+        )
+
+    # What the pool and the upstream's connection call.
+
+    def connected(self, upstream: UpstreamConnection) -> None:
+        """Send the request, or what there is of it."""
+        self._connecting = None
+        self._upstream = upstream
+        self._heard = self._front.now
+        request, body, target = self._request, self._sent_body, self._target
+        pool = upstream.pool
+        provider = pool.external is not None
+        if provider:
+            target = pool.prefix + target.removeprefix("/v1")
+        length = len(body) if body is not None else None if request.chunked else request.content_length
+        head = upstream_head(request, target=target, lines=pool.lines, length=length, provider=provider)
+        if body is None:
+            upstream.begin(self, head)
+            self._send_waiting()
+        elif len(body) <= _JOINED_BYTES:
+            upstream.begin(self, head + body)
+        else:
+            upstream.begin(self, head)
+            upstream.write(body)
+
+    def not_connected(self, reason: str) -> None:
+        """Try another target, or give up."""
+        self._connecting = None
+        failed = self._pool
+        self._release(reusable=False)
+        self._again(without=failed, otherwise=None, reason=reason)
+
+    def answer_head(self, head: AnswerHead) -> None:
+        """Prepare the client's head; it leaves with what else came in the same read."""
+        request = self._request
+        bodied = head.has_body
+        self._answer = head
+        self._chunked = bodied and head.length is None and not request.http_1_0
+        self._close = self._client.closing or (bodied and head.length is None and request.http_1_0)
+        provider = self._pool is not None and self._pool.external is not None
+        self._out.append(client_head(head, request, close=self._close, chunked=self._chunked, provider=provider))
+
+    def answer_body(self, data: bytes) -> None:
+        """A part of the answer."""
+        self._out.append(chunk(data) if self._chunked else data)
+
+    def answer_flush(self, *, ended: bool, reusable: bool) -> None:
+        """Write what came in one read at once, and end if the answer is whole."""
+        self._heard = self._front.now
+        out = self._out
+        if ended and self._chunked:
+            out.append(LAST_CHUNK)
+        if out:
+            data = out[0] if len(out) == 1 else b"".join(out)
+            out.clear()
+            self._client.write(data)
+        if ended:
+            self._release(reusable=reusable and self._body_ended)
+            self._client.answered(close=self._close)
+
+    def upstream_lost(self, reason: str, *, unanswered: bool) -> None:
+        """Send the request again if it was never taken up; else tell the client, or cut it off."""
+        failed = self._pool
+        stale = unanswered and self._upstream is not None and self._upstream.reused
+        self._release(reusable=False)
+        if stale:
+            self._again(without=failed, otherwise=failed, reason=reason)
+        else:
+            self._fail(self._failure(reason))
+
+    def upstream_full(self, *, full: bool) -> None:
+        """Pass the upstream's backpressure on to the client."""
+        if self._body is None:
+            self._client.hold_body(held=full)
+
+    # Steps.
+
+    def _attempt(self, pool: Pool, *, fresh: bool) -> None:
+        if pool.full:
+            raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
+        body, external = self._body, pool.external
+        self._sent_body = with_model(body, model=external.model) if external is not None and body is not None else body
+        self._attempts += 1
+        self._pool = pool
+        pool.in_flight += 1
+        upstream = None if fresh else pool.take()
+        if upstream is None:
+            self._connecting = pool.connect(self, timeout_s=self._front.limits.connect_s)
+        else:
+            self.connected(upstream)
+
+    def _again(self, *, without: Pool | None, otherwise: Pool | None, reason: str) -> None:
+        # The newest snapshot decides: a replica that has left it since gets no request any more.
+        endpoint = self._front.table.endpoints.get(self._endpoint.name)
+        pool = endpoint.choose(self._front.draw, without=without) if endpoint is not None else None
+        if pool is None and otherwise is not None and not otherwise.retired:
+            pool = otherwise
+        if pool is None or self._attempts > 1:
+            self._fail(self._failure(reason))
+            return
+        try:
+            self._attempt(pool, fresh=True)
+        except HostlerError as error:
+            self._fail(error)
+
+    def _send_waiting(self) -> None:
+        pieces, self._waiting_pieces = self._waiting_pieces, []
+        self._client.hold_body(held=False)
+        for piece in pieces:
+            self.body_piece(piece)
+        if self._body_ended:
+            self.body_end()
+
+    def _release(self, *, reusable: bool) -> None:
+        pool, self._pool = self._pool, None
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.release(reusable=reusable)
+        if pool is not None:
+            pool.finished()
+
+    def _fail(self, error: HostlerError) -> None:
+        answer = self._answer
+        if answer is None:
+            self._client.refuse(error)
+        else:
+            self._client.cut(reset=answer.length is None and not self._chunked)
+
+    def _failure(self, reason: str) -> UpstreamFailed:
+        return UpstreamFailed(f"{self._who} failed: {reason}.", param="model", code="upstream_failed")
+
+    @property
+    def _who(self) -> str:
+        kind = "The provider" if self._endpoint.external else "A replica"
+        return f"{kind} behind {self._endpoint.name!r}"

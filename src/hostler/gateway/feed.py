@@ -1,0 +1,184 @@
+"""The gateway's side of the feed: snapshots come in, reports of what is in flight go out.
+
+A frame is its length in four bytes, big-endian, and that much msgpack. The gateway says `Hello`, control sends a
+`Snapshot` at once and one for each change. Control closes the connection when it does not accept the token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from hostler.gateway.snapshot_file import write_snapshot
+from hostler.settings import Settings
+from hostler.spec.errors import InvalidRequest
+from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
+
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+REPORT_EVERY_S = 1.0
+REPORT_SOON_S = 0.02
+FIRST_DELAY_S = 0.05
+LONGEST_DELAY_S = 2.0
+CONNECT_TIMEOUT_S = 5.0
+TOKEN_VARIABLE = "HOSTLER_FEED_TOKEN"  # noqa: S105 - the name of a variable
+
+_log = logging.getLogger("hostler.gateway.feed")
+_DECODER: msgspec.msgpack.Decoder[FeedMessage] = msgspec.msgpack.Decoder(FeedMessage)
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class FeedBroken(Exception):
+    """The feed's other side did what the protocol does not have."""
+
+
+class Feed:
+    """Keeps one connection to control for ever, and `apply`s what comes.
+
+    `apply` gets each snapshot and says whether it is newer than what is served; `in_flight` is asked for each report.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        gateway_id: str,
+        version: Callable[[], int],
+        apply: Callable[[Snapshot], bool],
+        in_flight: Callable[[], dict[str, int]],
+    ) -> None:
+        self._gateway_id = gateway_id
+        self._version = version
+        self._apply = apply
+        self._in_flight = in_flight
+        self._address = parse_feed(settings)
+        self._token_file = settings.paths.feed_token
+        self._snapshot_file = settings.paths.snapshot
+        self._report_due = asyncio.Event()
+        self._told = ""
+
+    def report_soon(self) -> None:
+        """Send a report within 50 ms instead of with the next second; several calls make one report."""
+        self._report_due.set()
+
+    async def run(self) -> None:
+        """Connect, again and again, until cancelled."""
+        jitter = random.Random()  # noqa: S311 - spreads reconnections, keeps no secret
+        delay_s = FIRST_DELAY_S
+        while True:
+            try:
+                served = await self._connection()
+            except (OSError, TimeoutError, FeedBroken, msgspec.MsgspecError) as error:
+                self._tell(f"the feed at {self._place} does not answer ({error}); serving on, trying again")
+                served = False
+            except Exception:  # noqa: BLE001 - the outermost frame of a loop that must not end
+                _log.exception("the feed failed; serving on, trying again")
+                served = False
+            delay_s = FIRST_DELAY_S if served else min(LONGEST_DELAY_S, delay_s * 2)
+            await asyncio.sleep(delay_s * jitter.uniform(0.5, 1.0))
+
+    async def _connection(self) -> bool:
+        """Serve one connection to its end; whether a snapshot came on it."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            if isinstance(self._address, Path):
+                reader, writer = await asyncio.open_unix_connection(str(self._address))
+            else:
+                reader, writer = await asyncio.open_connection(*self._address)
+        reporting: asyncio.Task[None] | None = None
+        try:
+            hello = Hello(gateway_id=self._gateway_id, token=self._token(), version=self._version())
+            await _send(writer, hello)
+            reporting = asyncio.create_task(self._report(writer))
+            return await self._receive(reader)
+        finally:
+            if reporting is not None:
+                reporting.cancel()
+                with contextlib.suppress(asyncio.CancelledError, OSError, TimeoutError):
+                    await reporting
+            writer.transport.abort()
+
+    async def _receive(self, reader: asyncio.StreamReader) -> bool:
+        served = False
+        while True:
+            try:
+                size = int.from_bytes(await reader.readexactly(4), "big")
+                if size > MAX_FRAME_BYTES:
+                    raise FeedBroken(f"a frame of {size} bytes")
+                message = _DECODER.decode(await reader.readexactly(size))
+            except (asyncio.IncompleteReadError, ConnectionError):
+                if not served:
+                    self._tell(
+                        f"the feed at {self._place} refused this gateway: is its token the one in {self._token_file}?"
+                    )
+                else:
+                    self._tell("control is away; serving on, trying again")
+                return served
+            if not isinstance(message, Snapshot):
+                raise FeedBroken(f"a {type(message).__name__} instead of a snapshot")
+            if not served:
+                served = True
+                self._tell("connected to control")
+            await self._take(message)
+
+    async def _take(self, snapshot: Snapshot) -> None:
+        newer = self._apply(snapshot)
+        self._report_due.set()
+        if newer:
+            try:
+                # In a thread: requests do not wait for the disk.
+                await asyncio.to_thread(write_snapshot, self._snapshot_file, snapshot)
+            except OSError as error:
+                _log.warning("snapshot %d is served but could not be kept on disk: %s", snapshot.version, error)
+
+    async def _report(self, writer: asyncio.StreamWriter) -> None:
+        """Send reports until the connection breaks, and break it if they cannot be sent."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(REPORT_EVERY_S):
+                        await self._report_due.wait()
+                    await asyncio.sleep(REPORT_SOON_S)
+                self._report_due.clear()
+                await _send(writer, Report(applied=self._version(), in_flight=self._in_flight()))
+        finally:
+            writer.transport.abort()
+
+    def _token(self) -> str:
+        token = os.environ.get(TOKEN_VARIABLE)
+        return token if token is not None else self._token_file.read_text().strip()
+
+    @property
+    def _place(self) -> str:
+        return str(self._address) if isinstance(self._address, Path) else "tcp://{}:{}".format(*self._address)
+
+    def _tell(self, text: str) -> None:
+        """Log a change of the connection's state once, not each attempt."""
+        if text != self._told:
+            self._told = text
+            _log.info("%s", text)
+
+
+def parse_feed(settings: Settings) -> Path | tuple[str, int]:
+    """Where control listens: a socket's path, or a host and port. Raises `InvalidRequest`."""
+    feed = settings.feed
+    if feed is None:
+        return settings.paths.feed_socket
+    if not feed.startswith("tcp://"):
+        return Path(feed)
+    host, _, port = feed.removeprefix("tcp://").rpartition(":")
+    if not host or not port.isdigit():
+        raise InvalidRequest(f"feed: {feed!r} is not tcp://HOST:PORT.", param="feed", code="invalid_setting")
+    return host.strip("[]"), int(port)
+
+
+async def _send(writer: asyncio.StreamWriter, message: FeedMessage) -> None:
+    content = _ENCODER.encode(message)
+    writer.write(len(content).to_bytes(4, "big") + content)
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        await writer.drain()

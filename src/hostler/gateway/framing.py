@@ -1,0 +1,94 @@
+"""How bodies are delimited (RFC 9112, sections 6 and 7), strictly: what is read leniently can be smuggled."""
+
+from __future__ import annotations
+
+import re
+
+from hostler.gateway.refusals import malformed
+
+LAST_CHUNK = b"0\r\n\r\n"
+MAX_CHUNK_LINE_BYTES = 256
+MAX_TRAILER_BYTES = 8 * 1024
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` (not empty: an empty chunk ends a body) as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class ChunkedDecoder:
+    """Takes the chunks off a body as it arrives. Trailers are checked for size and dropped.
+
+    Raises `InvalidRequest` on anything that another parser might read differently: a bare LF, a sign, a prefix or
+    spaces around a size, more than 16 digits.
+    """
+
+    __slots__ = ("_buffer", "_end_due", "_left", "_trailer_bytes", "finished", "rest")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._left = 0
+        self._end_due = False
+        self._trailer_bytes: int | None = None
+        self.finished = False
+        self.rest = b""
+        """What came after the body, once it is finished."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pieces of the body that `data` completes."""
+        buffer = self._buffer + data if self._buffer else data
+        position = 0
+        pieces: list[bytes] = []
+        while not self.finished:
+            if self._left:
+                piece = buffer[position : position + self._left]
+                if not piece:
+                    break
+                pieces.append(piece)
+                position += len(piece)
+                self._left -= len(piece)
+                self._end_due = self._left == 0
+                continue
+            end = _line_end(buffer, position)
+            if end < 0:
+                break
+            self._line(buffer[position:end])
+            position = end + 2
+        if self.finished:
+            self.rest = buffer[position:]
+            self._buffer = b""
+        else:
+            self._buffer = buffer[position:]
+        return pieces
+
+    def _line(self, line: bytes) -> None:
+        if self._end_due:
+            if line:
+                raise malformed("a chunk is longer than its size")
+            self._end_due = False
+        elif self._trailer_bytes is not None:
+            self._trailer_bytes += len(line) + 2
+            if self._trailer_bytes > MAX_TRAILER_BYTES:
+                raise malformed("the trailers are too long")
+            self.finished = not line
+        else:
+            size, _, _ = line.partition(b";")
+            if not _CHUNK_SIZE.fullmatch(size):
+                raise malformed("a chunk's size is not a hexadecimal number")
+            self._left = int(size, 16)
+            if self._left == 0:
+                self._trailer_bytes = 0
+
+
+def _line_end(buffer: bytes, position: int) -> int:
+    """Where the line that starts at `position` ends (its CR), or -1 if its end is not there yet."""
+    newline = buffer.find(b"\n", position, position + MAX_CHUNK_LINE_BYTES)
+    if newline < 0:
+        if len(buffer) - position >= MAX_CHUNK_LINE_BYTES:
+            raise malformed("a line between chunks is too long")
+        return -1
+    carriage = buffer.find(b"\r", position, newline)
+    if carriage != newline - 1 or newline == position:
+        raise malformed("a line between chunks does not end in CR LF")
+    return carriage

@@ -1,0 +1,49 @@
+"""Refusals that only a server of HTTP gives: their status codes are HTTP's, their place is the one error tree."""
+
+from __future__ import annotations
+
+from hostler.spec.errors import HostlerError, InvalidRequest, MethodNotAllowed, TooLarge
+
+
+class HeadersTooLarge(TooLarge):
+    status = 431
+    default_code = "headers_too_large"
+
+
+class UrlTooLong(TooLarge):
+    status = 414
+    default_code = "url_too_long"
+
+
+class ExpectationFailed(InvalidRequest):
+    status = 417
+    default_code = "expectation_failed"
+
+
+class MethodUnknown(InvalidRequest):
+    status = 501
+    default_code = "method_not_implemented"
+
+
+class VersionUnsupported(InvalidRequest):
+    status = 505
+    default_code = "http_version_not_supported"
+
+
+class RequestTimeout(HostlerError):
+    status = 408
+    kind = "invalid_request_error"
+    default_code = "request_timeout"
+
+
+class WrongMethod(MethodNotAllowed):
+    """A known path asked with a method it does not have; `allowed` goes into the `Allow` header."""
+
+    def __init__(self, path: str, *, method: str, allowed: tuple[str, ...]) -> None:
+        self.allowed = allowed
+        super().__init__(f"{path} does not take {method}.", hint=f"Use {' or '.join(allowed)}.")
+
+
+def malformed(reason: str) -> InvalidRequest:
+    """A request that is not HTTP/1.1 as RFC 9112 has it; nothing after it on the connection can be trusted."""
+    return InvalidRequest(f"The request is not valid HTTP/1.1: {reason}.", code="malformed_request")

@@ -1,0 +1,113 @@
+"""One gateway worker: listens, sweeps, follows the feed, stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+from contextlib import suppress
+
+from hostler.gateway.connection import Connection
+from hostler.gateway.feed import Feed
+from hostler.gateway.front import Front, Limits
+from hostler.gateway.listener import listening_socket
+from hostler.gateway.snapshot_file import read_snapshot
+from hostler.process_files import write_process_file
+from hostler.settings import Settings
+
+BACKLOG = 2048
+_STOP_POLL_S = 0.02
+
+_log = logging.getLogger("hostler.gateway")
+
+
+class Worker:
+    """Serves until told to stop. Owns the listening socket, the front and the feed of one process."""
+
+    def __init__(self, settings: Settings, *, number: int, limits: Limits | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self._settings = settings
+        self._number = number
+        self._limits = limits or Limits(max_body_bytes=settings.max_body_bytes)
+        self._stop = asyncio.Event()
+        self.front = Front(limits=self._limits, now=loop.time(), on_drained=self._drained)
+        self._feed = Feed(
+            settings,
+            gateway_id=f"{socket.gethostname()}-{number}-{os.getpid()}",
+            version=lambda: self.front.table.version,
+            apply=self.front.apply,
+            in_flight=self.front.pools.in_flight,
+        )
+
+    def stop(self) -> None:
+        """Begin an orderly end. Idempotent."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve, and end in order once `stop` is called. Raises `PortTaken`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        paths = self._settings.paths
+        paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        snapshot, told = read_snapshot(paths.snapshot)
+        _log.info("%s", told)
+        if snapshot is not None:
+            self.front.apply(snapshot)
+        status_file = paths.run / f"gateway-{self._number}.json"
+        with listening_socket(self._settings) as listener:
+            server = await loop.create_server(lambda: Connection(self.front), sock=listener, backlog=BACKLOG)
+            following = asyncio.create_task(self._feed.run())
+            write_process_file(status_file, host=self._settings.host, port=self._settings.port)
+            _log.info("worker %d listens on %s", self._number, self._settings.gateway_url)
+            try:
+                await self._sweep_until_stopped()
+                server.close()
+                await self._finish()
+            finally:
+                status_file.unlink(missing_ok=True)
+                following.cancel()
+                with suppress(asyncio.CancelledError):
+                    await following
+                self.front.pools.close()
+
+    async def _sweep_until_stopped(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.sweep_s):
+                    await self._stop.wait()
+            self.front.sweep(loop.time())
+
+    async def _finish(self) -> None:
+        """Let what is under way end, for as long as the settings say."""
+        loop = asyncio.get_running_loop()
+        front = self.front
+        front.draining = True
+        deadline = loop.time() + self._settings.stop_grace_seconds
+        for connection in tuple(front.connections):
+            connection.drain()
+        next_sweep = loop.time()
+        while front.connections and loop.time() < deadline:
+            await asyncio.sleep(_STOP_POLL_S)
+            if loop.time() >= next_sweep:
+                next_sweep = loop.time() + self._limits.sweep_s
+                front.sweep(loop.time())
+        if front.connections:
+            _log.warning("cut off %d connections at the end of the grace time", len(front.connections))
+        for connection in tuple(front.connections):
+            connection.abort()
+
+    def _drained(self) -> None:
+        self._feed.report_soon()
+
+
+def raise_file_limit() -> None:
+    """Allow as many open connections as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
