@@ -1,0 +1,82 @@
+"""Deployments of a platform, their logs, and events."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+from hostler.client.connection import Connection
+from hostler.spec.deployment import DeploymentSpec
+from hostler.spec.resources import API_PREFIX, DeploymentResource, EventResource, ScaleRequest
+
+_ROOT = f"{API_PREFIX}/deployments"
+
+
+class Deployments:
+    """The routes under `/deployments`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(self) -> list[DeploymentResource]:
+        return self._connection.fetch(list[DeploymentResource], "GET", _ROOT)
+
+    def get(self, name: str) -> DeploymentResource:
+        return self._connection.fetch(DeploymentResource, "GET", f"{_ROOT}/{name}")
+
+    def apply(self, spec: DeploymentSpec, *, dry_run: bool = False) -> DeploymentResource:
+        """Make the deployment so; checked before anything starts. Idempotent: `changed` is false if it was so."""
+        return self._connection.fetch(
+            DeploymentResource,
+            "PUT",
+            f"{_ROOT}/{spec.name}",
+            params={"dry_run": "true" if dry_run else None},
+            body=spec,
+        )
+
+    def delete(self, name: str) -> DeploymentResource:
+        """Drain its replicas, stop them, forget it. Returns at once; `get` raises `NotFound` when it is gone."""
+        return self._connection.fetch(DeploymentResource, "DELETE", f"{_ROOT}/{name}")
+
+    def scale(self, name: str, replicas: int) -> DeploymentResource:
+        return self._connection.fetch(
+            DeploymentResource, "POST", f"{_ROOT}/{name}/scale", body=ScaleRequest(replicas=replicas)
+        )
+
+    def stop(self, name: str) -> DeploymentResource:
+        return self._connection.fetch(DeploymentResource, "POST", f"{_ROOT}/{name}/stop")
+
+    def start(self, name: str) -> DeploymentResource:
+        """Run it again; a crash loop is forgiven."""
+        return self._connection.fetch(DeploymentResource, "POST", f"{_ROOT}/{name}/start")
+
+    @contextmanager
+    def logs(
+        self, name: str, *, replica: str | None = None, lines: int = 100, follow: bool = False
+    ) -> Generator[Iterator[str]]:
+        """The engines' last lines; with `follow` new ones too, without end while a replica lives."""
+        with self._connection.stream(
+            "GET",
+            f"{_ROOT}/{name}/logs",
+            params={"replica": replica, "lines": lines, "follow": "true" if follow else None},
+            endless=follow,
+        ) as answer:
+            yield answer.iter_lines()
+
+
+class Events:
+    """What happened, oldest first."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(
+        self, *, kind: str | None = None, name: str | None = None, after: int | None = None, limit: int = 100
+    ) -> list[EventResource]:
+        """The newest `limit` events; the first `limit` past the id `after` if that is given."""
+        return self._connection.fetch(
+            list[EventResource],
+            "GET",
+            f"{API_PREFIX}/events",
+            params={"kind": kind, "name": name, "after": after, "limit": limit},
+        )
