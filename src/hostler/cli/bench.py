@@ -1,0 +1,155 @@
+"""`hostler bench`: load an endpoint through the front door."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from hostler.bench import LoadPlan, LoadResult, run
+from hostler.cli.board import open_board
+from hostler.cli.endpoints import bench_request, find_endpoint, read_body, request_for
+from hostler.cli.output import emit, print_table
+from hostler.cli.session import Session, duration_s, output_option, with_session
+from hostler.spec.errors import InvalidRequest, UpstreamFailed
+
+if TYPE_CHECKING:
+    from hostler.cli.board import Board
+
+HEADERS = (
+    "CONNECTIONS", "REQUESTS", "REQ/S", "P50", "P90", "P99", "MAX", "TTFT P50", "TTFT P99", "TOKENS/S", "ERRORS"
+)  # fmt: skip
+_STREAMING = ("/v1/chat/completions", "/v1/completions")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--connections", default="1,10", show_default=True, metavar="N,N", help="Connections of each round.")
+@click.option("--duration", default="10s", show_default=True, metavar="TIME", help="Counted time of each round.")
+@click.option("--timeout", default="30s", show_default=True, metavar="TIME", help="A request that takes longer failed.")
+@click.option("--body", metavar="FILE", help="JSON request to send; a small one that fits if left out.")
+@click.option("--stream/--no-stream", default=None, help="Stream and measure the time to first token.")
+@output_option
+@with_session
+def bench(
+    session: Session,
+    name: str,
+    connections: str,
+    duration: str,
+    timeout: str,
+    body: str | None,
+    stream: bool | None,
+) -> None:
+    """Load endpoint NAME in rounds and print requests per second, latencies, time to first token and errors.
+
+    Each connection sends its next request when it has the whole answer to the last. Language models stream.
+    """
+    rounds = connections_of(connections)
+    counted_s, timeout_s = duration_s(duration), duration_s(timeout)
+    with session.inference() as door:
+        endpoint = find_endpoint(session, name, door)
+        if body is None:
+            path, request = bench_request(endpoint, door)
+        else:
+            given = read_body(None, body)
+            if isinstance(given, str):
+                raise InvalidRequest(f"{body}: this is no JSON object.", param="body")
+            path, request = request_for(endpoint, given)
+        url = door.url + path
+    streams = path in _STREAMING if stream is None else stream
+    results: list[LoadResult] = []
+    with open_board() as board:
+        for count in rounds:
+            plan = plan_of(
+                url,
+                session.api_key(),
+                request,
+                connections=count,
+                duration_s=counted_s,
+                timeout_s=timeout_s,
+                stream=streams,
+            )
+            results.append(run_shown(plan, board))
+    rows = [row_of(result) for result in results]
+    emit(
+        [msgspec.to_builtins(result) for result in results],
+        output=session.output,
+        table=lambda: print_table(HEADERS, rows, empty=""),
+    )
+    tell_errors(results)
+
+
+def plan_of(
+    url: str,
+    api_key: str,
+    request: dict[str, Any],
+    *,
+    connections: int,
+    duration_s: float,
+    timeout_s: float = 30.0,
+    stream: bool,
+) -> LoadPlan:
+    """A load of one JSON request; a streamed one asks for its use, to count tokens."""
+    body = request | ({"stream": True, "stream_options": {"include_usage": True}} if stream else {})
+    return LoadPlan(
+        url=url,
+        headers={"authorization": f"Bearer {api_key}"},
+        body=json.dumps(body).encode(),
+        connections=connections,
+        duration_s=duration_s,
+        timeout_s=timeout_s,
+        stream=stream,
+    )
+
+
+def run_shown(plan: LoadPlan, board: Board) -> LoadResult:
+    """Run a load with its progress on the board."""
+    task = f"{plan.connections} connection{'s' if plan.connections > 1 else ''}"
+    board.show(task, "loading")
+    result = run(plan, on_tick=lambda share, _requests: board.show(task, "loading", share=share))
+    board.show(task, "done")
+    return result
+
+
+def row_of(result: LoadResult) -> tuple[str, ...]:
+    """A round as a row under `HEADERS`; times in milliseconds."""
+    latency, first = result.latency, result.first_token
+    times = (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.max_ms) if latency else (None,) * 4
+    firsts = (first.p50_ms, first.p99_ms) if first else (None, None)
+    return (
+        str(result.connections),
+        str(result.requests),
+        f"{result.requests_per_s:.1f}",
+        *(_milliseconds(time) for time in (*times, *firsts)),
+        f"{result.tokens_per_s:.0f}" if result.tokens_per_s is not None else "-",
+        ", ".join(f"{count} {kind}" for kind, count in result.errors.items()) or "0",
+    )
+
+
+def tell_errors(results: list[LoadResult]) -> None:
+    """Show the first error answer; `UpstreamFailed` if not one request was answered."""
+    told = next((result.first_error for result in results if result.first_error), None)
+    if told is not None:
+        click.echo(f"The first error: {told}", err=True)
+    if not any(result.requests for result in results):
+        raise UpstreamFailed("No request was answered.", hint="`hostler predict` shows what one request gives.")
+
+
+def connections_of(text: str) -> list[int]:
+    """The rounds of `1,10`."""
+    try:
+        rounds = [int(part) for part in text.split(",")]
+    except ValueError:
+        rounds = []
+    if not rounds or not all(1 <= count <= 10_000 for count in rounds):
+        raise click.BadParameter(f"{text!r}: write for example 1,10.", param_hint="--connections")
+    return rounds
+
+
+def _milliseconds(time_ms: float | None) -> str:
+    if time_ms is None:
+        return "-"
+    digits = 0 if time_ms >= 100 else 1 if time_ms >= 10 else 2
+    return f"{time_ms:.{digits}f} ms"

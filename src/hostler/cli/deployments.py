@@ -1,0 +1,239 @@
+"""Looking at deployments and changing what they do: describe, events, logs, scale, stop, start, delete."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from hostler.cli.board import open_board
+from hostler.cli.output import age, emit, print_fields, print_table
+from hostler.cli.session import Session, confirm, output_option, with_session
+from hostler.cli.waiting import GRACE_S, wait_until_gone, wait_until_ready
+from hostler.spec.errors import Unavailable
+from hostler.spec.fields import format_bytes
+from hostler.spec.names import check_name
+from hostler.spec.resources import DeploymentResource, EventResource, ReplicaResource
+
+if TYPE_CHECKING:
+    from hostler.client import Client
+
+DESCRIBED_EVENTS = 10
+FOLLOW_PAUSE_S = 0.5
+AWAY_ATTEMPTS = 60
+
+wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it is done.")
+
+
+@click.command()
+@click.argument("name")
+@output_option
+@with_session
+def describe(session: Session, name: str) -> None:
+    """Show a deployment: its state, why, what comes next, its replicas and its last events."""
+    check_name(name)
+    with session.client() as client:
+        deployment = client.deployments.get(name)
+        happened = client.events.list(kind="deployment", name=name, limit=DESCRIBED_EVENTS)
+    if session.output != "table":
+        plain = deployment.model_dump(mode="json") | {"events": [one.model_dump(mode="json") for one in happened]}
+        emit(plain, output=session.output, table=lambda: None)
+        return
+    _describe(deployment, happened)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens next, until Ctrl-C.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many at first.")
+@output_option
+@with_session
+def events(session: Session, name: str | None, follow: bool, limit: int) -> None:
+    """Show what happened, oldest first; of one deployment if NAME is given."""
+    if name is not None:
+        check_name(name)
+    with session.client() as client:
+        found = client.events.list(name=name, limit=limit)
+        if not follow:
+            empty = "No events yet."
+            rows = [_event_row(one) for one in found]
+            headers = ("AGE", "LEVEL", "WHAT", "REASON", "MESSAGE")
+            emit(found, output=session.output, table=lambda: print_table(headers, rows, empty=empty))
+            return
+        _follow(client, found, name=name, output=session.output, limit=limit)
+
+
+def _follow(client: Client, found: list[EventResource], *, name: str | None, output: str, limit: int) -> None:
+    """Print events as they happen, until it is interrupted or the platform stays away."""
+    after = 0
+    failures = 0
+    while True:
+        for one in found:
+            after = one.id
+            line = "  ".join(str(cell) for cell in (one.at.isoformat(timespec="seconds"), *_event_row(one)[1:]))
+            click.echo(one.model_dump_json() if output == "json" else line)
+        time.sleep(FOLLOW_PAUSE_S)
+        try:
+            found, failures = client.events.list(name=name, after=after, limit=limit), 0
+        except Unavailable:
+            found, failures = [], failures + 1
+            if failures >= AWAY_ATTEMPTS:
+                raise
+
+
+@click.command()
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new lines, until Ctrl-C.")
+@click.option("--replica", metavar="ID", help="Only this replica.")
+@click.option("--lines", type=click.IntRange(0, 100_000), default=100, show_default=True, help="How many at first.")
+@with_session
+def logs(session: Session, name: str, follow: bool, replica: str | None, lines: int) -> None:
+    """Show what the engines of a deployment print."""
+    check_name(name)
+    with (
+        session.client() as client,
+        client.deployments.logs(name, replica=replica, lines=lines, follow=follow) as printed,
+    ):
+        for line in printed:
+            click.echo(line)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("replicas", type=click.IntRange(0, 1000))
+@wait_option
+@output_option
+@with_session
+def scale(session: Session, name: str, replicas: int, wait: bool) -> None:
+    """Set how many replicas of NAME run."""
+    check_name(name)
+    with session.client() as client, open_board() as board:
+        deployment = client.deployments.scale(name, replicas)
+        if wait and replicas:
+            timeout_s = deployment.spec.start_timeout_seconds + GRACE_S
+            deployment = wait_until_ready(client, name, board=board, timeout_s=timeout_s)
+    _told(session, deployment)
+
+
+@click.command()
+@click.argument("name")
+@output_option
+@with_session
+def stop(session: Session, name: str) -> None:
+    """Stop the replicas of NAME and keep the deployment; `hostler start` runs it again."""
+    check_name(name)
+    with session.client() as client:
+        deployment = client.deployments.stop(name)
+    _told(session, deployment)
+
+
+@click.command()
+@click.argument("name")
+@wait_option
+@output_option
+@with_session
+def start(session: Session, name: str, wait: bool) -> None:
+    """Start a stopped deployment, or one that failed too often, again."""
+    check_name(name)
+    with session.client() as client, open_board() as board:
+        deployment = client.deployments.start(name)
+        if wait and deployment.wanted:
+            timeout_s = deployment.spec.start_timeout_seconds + GRACE_S
+            deployment = wait_until_ready(client, name, board=board, timeout_s=timeout_s)
+    _told(session, deployment)
+
+
+@click.command()
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@wait_option
+@with_session
+def delete(session: Session, name: str, yes: bool, wait: bool) -> None:
+    """Let a deployment finish its requests, stop it and forget it. Its model stays."""
+    check_name(name)
+    with session.client() as client:
+        deployment = client.deployments.get(name)
+        serving = f", which serves with {deployment.ready} replicas" if deployment.ready else ""
+        confirm(f"Delete deployment {name}{serving}?", yes=yes)
+        client.deployments.delete(name)
+        if wait:
+            wait_until_gone(client, name, timeout_s=deployment.spec.drain_seconds + 2 * GRACE_S)
+    click.echo(f"deleted {name}" if wait else f"{name} is being deleted")
+
+
+def deployment_rows(deployments: list[DeploymentResource]) -> list[tuple[object, ...]]:
+    """What `status` shows of each deployment; see `DEPLOYMENT_HEADERS`."""
+    return [
+        (
+            one.name,
+            one.state.value,
+            f"{one.ready}/{one.wanted}",
+            one.endpoint,
+            one.model.partition("@")[0],
+            one.engine,
+            one.restarts,
+            age(one.created_at),
+            "" if one.reason in ("Ready", one.state.value) else one.message,
+        )
+        for one in deployments
+    ]
+
+
+DEPLOYMENT_HEADERS = ("NAME", "STATE", "READY", "ENDPOINT", "MODEL", "ENGINE", "RESTARTS", "AGE", "WHY")
+
+
+def _told(session: Session, deployment: DeploymentResource) -> None:
+    line = f"{deployment.name} is {deployment.state.value}: {deployment.message}"
+    emit(deployment, output=session.output, table=lambda: click.echo(line))
+
+
+def _describe(deployment: DeploymentResource, happened: list[EventResource]) -> None:
+    print_fields(
+        [
+            ("deployment", deployment.name),
+            ("state", deployment.state.value),
+            ("why", f"{deployment.reason}: {deployment.message}" if deployment.message else deployment.reason),
+            ("next", deployment.next_step),
+            ("endpoint", deployment.endpoint),
+            ("model", deployment.model),
+            ("engine", f"{deployment.engine} ({deployment.engine_reason})"),
+            ("replicas", f"{deployment.ready} ready of {deployment.wanted}, {deployment.restarts} restarts"),
+            ("memory", _bytes(deployment.memory_estimate_bytes, " a replica, estimated")),
+            ("revision", deployment.revision),
+            ("created", f"{age(deployment.created_at)} ago"),
+        ]
+    )
+    if deployment.replicas:
+        click.echo()
+        rows = [_replica_row(one) for one in deployment.replicas]
+        print_table(("REPLICA", "STATE", "SINCE", "MEMORY", "IN FLIGHT", "PHASES", "MESSAGE"), rows, empty="")
+    for one in deployment.replicas:
+        if one.state.value == "Failed" and one.log_tail:
+            click.echo(f"\nThe last lines of {one.id}:")
+            for line in one.log_tail:
+                click.echo(f"  {line}")
+    click.echo()
+    rows = [_event_row(one) for one in happened]
+    print_table(("AGE", "LEVEL", "WHAT", "REASON", "MESSAGE"), rows, empty="No events.")
+
+
+def _replica_row(one: ReplicaResource) -> tuple[object, ...]:
+    phases = ", ".join(f"{phase} {seconds:.1f}s" for phase, seconds in one.phases.items())
+    return (
+        one.id,
+        one.state.value,
+        age(one.since),
+        _bytes(one.memory_bytes),
+        one.in_flight,
+        phases,
+        one.message or one.reason,
+    )
+
+
+def _event_row(one: EventResource) -> tuple[object, ...]:
+    return (age(one.at), one.level, f"{one.kind}/{one.name}", one.reason, one.message)
+
+
+def _bytes(size: int | None, suffix: str = "") -> str:
+    return f"{format_bytes(size)}{suffix}" if size else ""
