@@ -59,7 +59,7 @@ def test_flags_declare_only_what_was_said() -> None:
     }
 
 
-@pytest.mark.parametrize("flags", [{"name": "No Good"}, {"memory": "much"}, {"engine": "warp"}])
+@pytest.mark.parametrize("flags", [{"name": "No Good"}, {"memory": "much"}, {"engine": "Warp Drive"}])
 def test_flags_that_cannot_be_are_refused(flags: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         spec_from_flags(ModelRef("bot", "latest"), **flags)

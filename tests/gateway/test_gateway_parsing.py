@@ -85,11 +85,11 @@ def test_headers_that_may_repeat_are_passed_on_as_they_came() -> None:
 
 def test_an_answers_framing_is_written_anew() -> None:
     request = read_request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", fallback_id=b"r1")
-    head = AnswerHead(200, [(b"transfer-encoding", b"chunked"), (b"content-length", b"5"), (b"x", b"y")])
+    head = AnswerHead(200, [(b"transfer-encoding", b"chunked"), (b"content-length", b"5"), (b"x", b"y")], method="GET")
     told = client_head(head, request, close=False, chunked=True, provider=False)
     assert told == b"HTTP/1.1 200 OK\r\nx: y\r\ntransfer-encoding: chunked\r\nx-request-id: r1\r\n\r\n"
     with pytest.raises(UnusableAnswer):
-        AnswerHead(200, [(b"transfer-encoding", b"gzip, chunked")])
+        AnswerHead(200, [(b"transfer-encoding", b"gzip, chunked")], method="GET")
 
 
 json_values = st.recursive(

@@ -62,9 +62,13 @@ def test_what_was_written_is_there_after_opening_again(database: Database) -> No
 
 
 def test_an_error_rolls_the_transaction_back(database: Database) -> None:
-    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
-        meta.put(connection, "a", "1")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with database.transaction() as connection:
+            meta.put(connection, "a", "1")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with database.transaction() as connection:
         assert meta.get(connection, "a") is None
 

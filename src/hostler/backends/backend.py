@@ -46,6 +46,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class KeepsVersions(Protocol):
+    """A backend that keeps versions as folders for engines to open."""
+
+    def drop_version(self, version_digest: str) -> None:
+        """Delete what is kept of a version that no replica runs. Blocks on files; idempotent."""
+        ...
+
+
+@runtime_checkable
 class StreamsLogs(Protocol):
     """A backend that can show what an engine printed."""
 

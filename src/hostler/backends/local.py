@@ -22,6 +22,7 @@ from hostler.detached import DetachedProcess
 from hostler.processes import is_alive
 from hostler.settings import Home
 from hostler.spec.launch import Assignment, LaunchSpec, StopOrder
+from hostler.spec.names import check_digest
 from hostler.spec.replica import ObservedNode, ObservedReplica, ReplicaStatus
 from hostler.spec.states import ReplicaState
 
@@ -82,6 +83,10 @@ class LocalBackend:
             return
         async for line in follow_log(path, position, ended=lambda: self._has_ended(replica_id)):
             yield line
+
+    def drop_version(self, version_digest: str) -> None:
+        """Delete the version's folder of links."""
+        shutil.rmtree(self._home.views / check_digest(version_digest).removeprefix("sha256:"), ignore_errors=True)
 
     def _folder(self, replica_id: str) -> Path:
         if not replica_id or replica_id in (".", "..") or "/" in replica_id or "\0" in replica_id:

@@ -42,6 +42,7 @@ def wait_until_all_ready(
 ) -> dict[str, DeploymentResource]:
     """Deployments by name, once every one has all its replicas ready; `timeouts_s` has the seconds each may take.
 
+    A replica that is pulling has a deadline of the platform's own, and is waited for past these seconds.
     The first that fails ends the wait: `DeploymentFailed` with the reason, after printing the engine's last lines, or
     `DeadlineExceeded`; the deployments go on then. A control that is away is waited for, for `AWAY_S` seconds.
     """
@@ -62,7 +63,7 @@ def wait_until_all_ready(
             seen_at = time.monotonic()
             if _settled(last[name], board):
                 ready[name] = last[name]
-            elif seen_at - started >= timeouts_s[name]:
+            elif seen_at - started >= timeouts_s[name] and not _is_pulling(last[name]):
                 raise DeadlineExceeded(
                     f"{name} is not ready after {timeouts_s[name]:.0f} s: {last[name].message}",
                     hint=f"It goes on; `hostler describe {name}` shows how far it is.",
@@ -120,6 +121,10 @@ def _settled(deployment: DeploymentResource, board: Board) -> bool:
         raise _failure(deployment)
     _show(board, deployment)
     return False
+
+
+def _is_pulling(deployment: DeploymentResource) -> bool:
+    return any(replica.state is ReplicaState.PULLING for replica in deployment.replicas)
 
 
 def _show(board: Board, deployment: DeploymentResource) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from hostler.control import launches
 from hostler.control.context import Context
 from hostler.control.loop import Reconciler
-from hostler.control.views import promised_bytes, summary_of, view_of, wanted_of
+from hostler.control.views import free_for, promised_bytes, summary_of, view_of, wanted_of
 from hostler.decide.place import room
 from hostler.engines import catalog as engines
 from hostler.spec.deployment import DeploymentSpec
@@ -138,9 +138,10 @@ class Deployments:
             else:
                 record = replace(before, spec=spec)
             self._check_memory(connection, record, template, new_revision=new_revision)
-            changed = before is None or record.spec != before.spec or new_revision
-            if not dry_run and changed:
+            changed = before is None or new_revision or _differs(record.spec, before.spec)
+            if not dry_run and record != before:
                 deployments.save(connection, record)
+            if not dry_run and changed:
                 if new_revision:
                     deployments.add_revision(
                         connection, record.name, number=record.revision, template=template, created_at=now
@@ -191,9 +192,9 @@ class Deployments:
         lacking = 1 if new_revision else record.wanted - running
         templates = {name: deployments.revisions_of(connection, name) for name in deployments.names(connection)}
         promised = promised_bytes(replicas, self.reconciler.observed, templates)
-        if lacking <= 0 or room(nodes, need_bytes=need, promised=[promised]) >= lacking:
+        if lacking <= 0 or room(free_for(template, nodes), need_bytes=need, promised=[promised]) >= lacking:
             return
-        free = max(0, sum(node.memory_free for node in nodes) - promised)
+        free = max(0, free_for(template, nodes) - promised)
         what = f"{lacking} replicas need" if lacking > 1 else "A replica needs"
         raise InsufficientMemory(
             f"{what} about {format_bytes(need * lacking)} of memory and {format_bytes(free)} is free.",
@@ -305,6 +306,11 @@ class Deployments:
             phases=status.phases if status is not None else {},
             log_tail=status.log_tail if status is not None else (),
         )
+
+
+def _differs(spec: DeploymentSpec, before: DeploymentSpec) -> bool:
+    """Whether anything but the spelling of the model's reference differs; which version it means is the revision's."""
+    return spec.model_copy(update={"model": before.model}) != before
 
 
 def _new_record(spec: DeploymentSpec, now: float) -> DeploymentRecord:

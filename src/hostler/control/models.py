@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from hostler.backends.backend import KeepsVersions
 from hostler.control.context import Context
 from hostler.registry.files import Entry
 from hostler.registry.inspect import inspect_folder
@@ -97,14 +99,14 @@ class Models:
         target = self.version(name, version)
         self._check_unused([target])
         self.context.catalog.delete_version(name, target.digest)
-        self._deleted(name, f"Version {target.digest.removeprefix('sha256:')[:12]}.")
+        self._deleted(name, [target], f"Version {target.digest.removeprefix('sha256:')[:12]}.")
 
     def delete(self, name: str) -> None:
         """Forget a model nothing runs, all its versions, and the blobs only they had."""
         versions = self.get(name).versions
         self._check_unused(versions)
         self.context.catalog.delete_model(name)
-        self._deleted(name, f"The model and its {len(versions)} versions.")
+        self._deleted(name, versions, f"The model and its {len(versions)} versions.")
 
     def _check_unused(self, versions: list[ModelVersion] | tuple[ModelVersion, ...]) -> None:
         with self.context.database.transaction() as connection:
@@ -130,8 +132,11 @@ class Models:
                 code="endpoint_taken",
             )
 
-    def _deleted(self, name: str, message: str) -> None:
+    def _deleted(self, name: str, versions: Iterable[ModelVersion], message: str) -> None:
         context = self.context
+        if isinstance(context.backend, KeepsVersions):
+            for version in versions:
+                context.backend.drop_version(version.digest)
         context.externals.refresh()
         kept = context.catalog.referenced_digests() | context.cards.referenced_digests()
         context.blobs.delete_unreferenced(kept)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hostler.control.context import Context
-from hostler.decide.place import room
+from hostler.decide.place import free_bytes, room
 from hostler.decide.reconcile import ReplicaView, Wanted
 from hostler.decide.summary import Summary, summarise
 from hostler.spec.fields import format_bytes
 from hostler.spec.replica import ObservedNode, ObservedReplica
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
+
+GPU_ENGINES = frozenset({"vllm"})
+"""Engines that use a GPU wherever there is one."""
 
 
 def view_of(replica: ReplicaRecord, observed: ObservedReplica | None, *, drained: bool) -> ReplicaView:
@@ -50,8 +53,17 @@ def wanted_of(
         failures=record.failures,
         last_failure_at=record.last_failure_at,
         ever_ready=record.ever_ready,
-        room=room(nodes, need_bytes=need, promised=[promised]) if limited and need is not None else None,
+        room=room(free_for(template, nodes), need_bytes=need, promised=[promised])
+        if limited and need is not None
+        else None,
     )
+
+
+def free_for(template: RevisionTemplate, nodes: Sequence[ObservedNode]) -> int:
+    """The free memory that counts for a revision: that of the GPUs if it runs on them."""
+    has_gpus = any(node.gpus for node in nodes)
+    on_gpu = has_gpus and (template.spec.resources.gpus > 0 or template.engine in GPU_ENGINES)
+    return free_bytes(nodes, on_gpu=on_gpu)
 
 
 def promised_bytes(
@@ -81,7 +93,7 @@ def summary_of(
     now: float,
 ) -> Summary:
     """A deployment in words."""
-    free = sum(node.memory_free for node in nodes)
+    free = free_for(template, nodes)
     no_room = (
         f"A replica needs about {format_bytes(template.memory_bytes or 0)} of memory and {format_bytes(free)} is free."
     )

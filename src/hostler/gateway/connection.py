@@ -131,6 +131,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_full(full=False)
         self._advance()
+        self._settle_reading()
 
     # What an exchange calls.
 

@@ -40,7 +40,7 @@ class DeploymentSpec(Declared):
         default=900,
         gt=0,
         le=86400,
-        description="Seconds from a replica's start to Ready; past it the replica has failed.",
+        description="Seconds an engine may take to start; past it the replica has failed.",
     )
     drain_seconds: float = Field(
         default=30,

@@ -69,8 +69,8 @@ def describe_problem(problem: Mapping[str, Any], kind: type[BaseModel] | None = 
     message = message[:1].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{place}: this field is required"
-    value = problem.get("input")
-    hidden = isinstance(value, dict | list) or _SECRET_FIELDS.intersection(str(part) for part in problem["loc"])
+    value: Any = problem.get("input")
+    hidden = type(value) in (dict, list) or _SECRET_FIELDS.intersection(str(part) for part in problem["loc"])
     shown = "" if hidden else f" (got {_shortened(value)})"
     return f"{place}: {message}{shown}" if place else message
 

@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.fields import Declared, Name, Value
 
-EngineName = Literal["llamacpp", "vllm", "onnx", "python", "command", "external"]
+EngineName = Name
+"""`llamacpp`, `vllm`, `onnx`, `python`, `command`, `external`, or one that a package brings."""
 SOURCE_KINDS = ("path", "hf", "modelscope", "s3", "https")
 
 
