@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--memory", metavar="AMOUNT", help="Memory one replica needs, for example 2Gi; replaces the estimate.")
 @click.option("--cpu", type=click.FloatRange(0, min_open=True), metavar="CORES", help="CPU cores of one replica.")
 @click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs of one replica.")
-@click.option("--start-timeout", metavar="TIME", help="From a replica's start to Ready, for example 300s.")
+@click.option("--start-timeout", metavar="TIME", help="Longest start of an engine, for example 300s.")
 @click.option("--allow", multiple=True, metavar="WORD", help="Let the scan pass pickle, remote-code, code or links.")
 @click.option("--force", is_flag=True, help="Start although the memory estimate says that it does not fit.")
 @click.option("--dry-run", is_flag=True, help="Check everything and change nothing.")

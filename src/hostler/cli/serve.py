@@ -43,7 +43,7 @@ MAX_SHOWN_NUMBERS = 128
 @click.option("--context", type=click.IntRange(1), metavar="TOKENS", help="Tokens of context to serve.")
 @click.option("--memory", metavar="AMOUNT", help="Memory it needs, for example 2Gi; replaces the estimate.")
 @click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs of one replica.")
-@click.option("--start-timeout", metavar="TIME", help="From its start to Ready, for example 300s.")
+@click.option("--start-timeout", metavar="TIME", help="Longest start of an engine, for example 300s.")
 @click.option("--allow", multiple=True, metavar="WORD", help="Let the scan pass pickle, remote-code, code or links.")
 @click.option("--force", is_flag=True, help="Start although the memory estimate says that it does not fit.")
 @home_option

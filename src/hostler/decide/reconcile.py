@@ -140,7 +140,7 @@ def reconcile(wanted: Wanted, replicas: Sequence[ReplicaView], now: float) -> Pl
     for replica in _last_to_keep(earlier)[: max(0, len(earlier) - earlier_needed)]:
         actions.append(Drain(replica.id, "Replaced" if wanted.replicas else "NotWanted"))
 
-    may_start = _startable(wanted, lacking=wanted.replicas - len(current), ready=ready, now=now, times=times)
+    may_start = _startable(wanted, live=len(current), ready=ready, now=now, times=times)
     starts = [
         Start(replica_id(wanted.name, ordinal), ordinal)
         for ordinal in range(wanted.next_ordinal, wanted.next_ordinal + may_start)
@@ -202,8 +202,12 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
     return []
 
 
-def _startable(wanted: Wanted, *, lacking: int, ready: int, now: float, times: list[float]) -> int:
-    """How many of the lacking replicas may start at `now`; adds to `times` when a later try is due."""
+def _startable(wanted: Wanted, *, live: int, ready: int, now: float, times: list[float]) -> int:
+    """How many of the lacking replicas may start at `now`; adds to `times` when a later try is due.
+
+    After repeated failures one replica is tried at a time until one is ready.
+    """
+    lacking = wanted.replicas - live
     if lacking <= 0 or wanted.failures >= failures_allowed(ever_ready=wanted.ever_ready):
         return 0
     if wanted.failures and wanted.last_failure_at is not None:
@@ -213,7 +217,7 @@ def _startable(wanted: Wanted, *, lacking: int, ready: int, now: float, times: l
             return 0
     count = lacking if wanted.room is None else min(lacking, max(0, wanted.room))
     if wanted.failures > 1 and ready == 0:
-        count = min(count, 1)
+        count = min(count, max(0, 1 - live))
     return count
 
 
