@@ -242,3 +242,9 @@ def test_refusals_keep_the_connection_where_the_body_has_come(gateway: Gateway, 
             assert wire.reply().status == 401
             wire.request("POST", "/v1/chat/completions", key=KEY, body=json.dumps({"model": "chat"}).encode())
             assert wire.reply().status == 200
+
+
+def test_blank_lines_before_a_request_are_passed_over(gateway: Gateway) -> None:
+    with gateway.wire() as wire:
+        wire.send(b"\r\n" * 200_000 + b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert wire.reply().status == 200

@@ -23,6 +23,7 @@ from hostler.spec.snapshot import KeyGrant
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
+_LAST_LINE_BREAK = 0x0D
 _HEADS_PER_TURN = 32
 _COLLECTED_BYTES = 64 * 1024
 """A body of this size or less is read whole although its path says where it goes: it can then be sent again, and so go
@@ -223,8 +224,8 @@ class Connection(asyncio.Protocol):
                 break
             begun += 1
             data = self._pending
-            while data.startswith(b"\r\n"):
-                data = data[2:]
+            if data[0] <= _LAST_LINE_BREAK:
+                data = _without_blank_lines(data)
             end = data.find(_HEAD_END, 0, MAX_HEAD_BYTES)
             if end < 0:
                 self._pending = data
@@ -452,6 +453,14 @@ class Connection(asyncio.Protocol):
     def _socket(self) -> socket.socket:
         found: socket.socket = self._transport.get_extra_info("socket")
         return found
+
+
+def _without_blank_lines(data: bytes) -> bytes:
+    """`data` without the empty lines before a request (RFC 9112, 2.2); any other blank is left for the parser."""
+    rest = data.lstrip(b"\r\n")
+    blank = data[: len(data) - len(rest)]
+    whole = len(blank) // 2 * 2
+    return data[whole:] if blank[:whole] == b"\r\n" * (whole // 2) else data
 
 
 def _check_protocol(endpoint: Endpoint, route: Route, *, path: str) -> None:

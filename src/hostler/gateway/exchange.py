@@ -153,7 +153,8 @@ class Exchange:
     def sweep(self, now: float) -> None:
         """Give up on an upstream that owes a byte and has been silent too long."""
         silent_s = self._front.limits.silent_s
-        if self._client.full or now - self._heard <= silent_s:
+        # A connection in the making has a deadline of its own, and a client that does not read has another.
+        if self._connecting is not None or self._client.full or now - self._heard <= silent_s:
             return
         self.cancel()
         self._fail(

@@ -91,8 +91,7 @@ def upstream_head(request: Request, *, target: str, lines: bytes, length: int | 
     if provider:
         passed = [header for header in passed if header[0] in _PROVIDER_SEES]
     parts = [f"{request.method} {target} HTTP/1.1\r\n".encode("latin-1"), lines]
-    for name, value in passed:
-        parts += (name, b": ", value, b"\r\n")
+    parts += [b"%b: %b\r\n" % header for header in passed]
     if length is None:
         parts.append(b"transfer-encoding: chunked\r\n")
     elif length or request.method in ("POST", "PUT", "PATCH"):
@@ -107,8 +106,7 @@ def client_head(head: AnswerHead, request: Request, *, close: bool, chunked: boo
     if provider:
         passed = [header for header in passed if header[0] not in _PROVIDER_DROPPED]
     parts = [_STATUS_LINES.get(head.status) or status_line(head.status)]
-    for name, value in passed:
-        parts += (name, b": ", value, b"\r\n")
+    parts += [b"%b: %b\r\n" % header for header in passed]
     if chunked:
         parts.append(b"transfer-encoding: chunked\r\n")
     elif head.length is not None and head.status != 204:

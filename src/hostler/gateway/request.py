@@ -116,7 +116,10 @@ class Request:
             raise HeadersTooLarge(f"The request has more than the {MAX_HEADERS} headers that are allowed.")
         if self._repeated is not None:
             raise malformed(f"the header {self._repeated.decode()} is there twice")
-        self._settle_framing(read)
+        if b"transfer-encoding" in read or b"expect" in read:
+            self._settle_uncommon_framing(read)
+        elif (length := read.get(b"content-length")) is not None:
+            self.content_length = _content_length(length)
         connection = read.get(b"connection")
         if connection is not None:
             self._settle_connection(connection)
@@ -134,7 +137,7 @@ class Request:
         self.method = known
         self._settle_target()
 
-    def _settle_framing(self, read: dict[bytes, bytes]) -> None:
+    def _settle_uncommon_framing(self, read: dict[bytes, bytes]) -> None:
         length = read.get(b"content-length")
         coding = read.get(b"transfer-encoding")
         if coding is not None:
@@ -142,9 +145,7 @@ class Request:
                 raise malformed("Transfer-Encoding must be 'chunked' and stand alone")
             self.chunked = True
         elif length is not None:
-            if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS:
-                raise malformed("Content-Length is not a number")
-            self.content_length = int(length)
+            self.content_length = _content_length(length)
         expected = read.get(b"expect")
         if expected is not None:
             if expected.lower() != b"100-continue":
@@ -190,6 +191,12 @@ def read_request(head: bytes, *, fallback_id: bytes) -> Request:
         raise malformed(str(error) or "it cannot be parsed") from None
     request.settle(method=parser.get_method(), version=parser.get_http_version(), fallback_id=fallback_id)
     return request
+
+
+def _content_length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+        raise malformed("Content-Length is not a number")
+    return int(value)
 
 
 def _credential(read: dict[bytes, bytes]) -> bytes | None:
