@@ -148,7 +148,7 @@ class Home:
         Raises `InvalidRequest` if the home cannot be written, or its folder for sockets is somebody else's.
         """
         folders = (self.root, self.models, self.cards, self.views, self.replicas, self.engines, self.secrets, self.run)
-        for path in (*folders, self.sockets):
+        for path in (*folders, self.environments, self.sockets):
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -158,14 +158,15 @@ class Home:
                     param="home",
                     code="home_unusable",
                 ) from None
-        found = self.sockets.lstat()
-        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
-            raise InvalidRequest(
-                f"home: {self.sockets} is open to others or belongs to them.",
-                hint=f"Make it yours alone with chmod 700 {self.sockets}, or use another --home.",
-                param="home",
-                code="home_unsafe",
-            )
+        for path in (self.root, self.sockets):
+            found = path.stat() if path == self.root else path.lstat()
+            if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+                raise InvalidRequest(
+                    f"home: {path} belongs to another user, or others may write to it.",
+                    hint=f"Make it yours alone with chmod 700 {path}, or use another --home.",
+                    param="home",
+                    code="home_unsafe",
+                )
 
 
 def default_home() -> Path:

@@ -122,6 +122,7 @@ async def serve_control(settings: Settings) -> None:
     from hostler.control.snapshots import Publisher
     from hostler.control.verbs import Verbs
     from hostler.web.app import create_app
+    from hostler.web.protocol import BoundedProtocol
 
     paths = settings.paths
     paths.create()
@@ -149,6 +150,7 @@ async def serve_control(settings: Settings) -> None:
         )
         config = uvicorn.Config(
             create_app(verbs),
+            http=BoundedProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -306,3 +306,19 @@ async def test_the_backend_may_be_away_for_a_while(ready: ControlUnderTest) -> N
     await ready.rounds()
     assert (await ready.get()).state is DeploymentState.READY
     assert ready.backend.started == {"toy-1": 1}
+
+
+@pytest.mark.parametrize("secret", ["sk-abc–def", "abc\r\nX-Injected: 1", "two words"])
+async def test_a_secret_that_cannot_be_sent_is_told_and_nothing_else_suffers(
+    control: ControlUnderTest, secret: str
+) -> None:
+    control.context.secrets.put("provider", secret)
+    control.push("gpt", external={"base_url": "https://api.example.org/v1", "api_key": {"secret": "provider"}})
+    control.push()
+    await control.deploy()
+    await control.rounds()
+    (gpt,) = [one for one in control.feed.published[-1].endpoints if one.name == "gpt"]
+    assert gpt.deployments[0].external is None
+    assert "'provider' holds characters" in gpt.condition
+    assert secret not in gpt.condition
+    assert targets(control) == ["toy-1"]

@@ -22,7 +22,7 @@ from hostler.settings import PREFIX, Settings
 from hostler.spec import errors
 from hostler.spec.documents import json_schemas
 from hostler.spec.states import DeploymentState, ReplicaState
-from hostler.web.app import create_app
+from hostler.web.app import create_routes
 
 COMMON_OPTIONS = {"--home", "--url", "-o", "--output", "--help"}
 SPEC_PAGES = {"model": "models.md", "deployment": "deployments.md"}
@@ -195,7 +195,7 @@ def test_the_numbers_of_failing_replicas_are_as_told() -> None:
 
 def api_routes() -> set[str]:
     """Every route of control as `METHOD /path`; without the HEAD that Starlette adds to every GET."""
-    app = create_app(cast("Verbs", None))
+    app = create_routes(cast("Verbs", None))
     found = {f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods}
     waiting: list[tuple[str, Any]] = [("", route) for route in app.routes]
     while waiting:

@@ -147,3 +147,18 @@ def test_every_field_has_a_description() -> None:
         for one in objects:
             for name, field in one.get("properties", {}).items():
                 assert name == "kind" or field.get("description"), f"{one.get('title')}.{name}"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://x:99999/v1",
+        "http://x:abc/v1",
+        "http://[::1/v1",
+        "https:///v1",
+        "https://user:pass@x/v1",
+        "https://x/v1?a=b",
+    ],
+)
+def test_the_address_of_a_provider_is_one(address: str) -> None:
+    assert "external" in str(error_of({"kind": "model", "name": "a", "external": {"base_url": address}}))

@@ -8,21 +8,21 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from tests.control_under_test import ControlUnderTest
 
 from hostler.spec.resources import KeyRequest
-from hostler.web.api.auth import PUBLIC_PATHS
-from hostler.web.app import create_app
+from hostler.web.api import gate
+from hostler.web.api.gate import PUBLIC_PATHS, Gate
+from hostler.web.app import create_app, create_routes
 
 
 @pytest.fixture
-def app(control: ControlUnderTest) -> FastAPI:
+def app(control: ControlUnderTest) -> Gate:
     return create_app(control.verbs)
 
 
 @pytest.fixture
-async def client(app: FastAPI, control: ControlUnderTest) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: Gate, control: ControlUnderTest) -> AsyncIterator[httpx.AsyncClient]:
     secret = control.verbs.keys.create(KeyRequest(name="test", role="admin")).secret
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(
@@ -31,11 +31,11 @@ async def client(app: FastAPI, control: ControlUnderTest) -> AsyncIterator[httpx
         yield opened
 
 
-async def test_nothing_but_health_and_signing_in_answers_without_a_key(app: FastAPI) -> None:
+async def test_nothing_but_health_and_signing_in_answers_without_a_key(app: Gate, control: ControlUnderTest) -> None:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     walked = 0
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as stranger:
-        for path, methods in app.openapi()["paths"].items():
+        for path, methods in create_routes(control.verbs).openapi()["paths"].items():
             for method in methods:
                 answer = await stranger.request(method.upper(), path.replace("{", "").replace("}", ""))
                 walked += 1
@@ -167,3 +167,46 @@ async def test_the_console_shows_what_runs_to_who_signed_in(
     assert "script" not in page.headers["content-security-policy"]
     assert (await client.post("/console/sign-out")).status_code == 303
     assert (await client.get("/console/")).status_code == 303
+
+
+async def test_a_body_is_not_read_before_the_key_is_known(app: Gate) -> None:
+    read = 0
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1
+        return {"type": "http.request", "body": b"[0," * 1000, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/api/v1/blobs/missing",
+        "raw_path": b"/api/v1/blobs/missing",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 401
+    assert read == 0
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_past_the_limit_is_refused(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, announced: bool
+) -> None:
+    monkeypatch.setattr(gate, "MAX_BODY_BYTES", 1000)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"0" * 100
+
+    content = b"0" * 2000 if announced else pieces()
+    answer = await client.post("/api/v1/keys", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from hostler.control.feed import Feed
-from hostler.spec.errors import HostlerError
+from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.model import ModelSpec
 from hostler.spec.replica import ObservedReplica
 from hostler.spec.snapshot import DeploymentRoute, EndpointRoute, ExternalTarget, KeyGrant, ReplicaTarget, Snapshot
@@ -66,12 +66,22 @@ def external_endpoint(card: ModelSpec, *, created: int, secrets: SecretFiles) ->
     try:
         key = None if external.api_key is None or isinstance(external.api_key, str) else external.api_key.secret
         api_key = secrets.get(key) if key is not None else None
+        if key is not None and api_key is not None and not _fits_a_header(api_key):
+            raise InvalidRequest(
+                f"The secret {key!r} holds characters that no API key has, such as spaces or line breaks.",
+                hint=f"Set it again with `hostler secret set {key}`.",
+            )
     except HostlerError as error:
         missing = DeploymentRoute(name=card.name, engine="external")
         return msgspec.structs.replace(route, condition=str(error), deployments=(missing,))
     target = ExternalTarget(base_url=external.base_url.rstrip("/"), model=external.model or card.name, api_key=api_key)
     deployment = DeploymentRoute(name=card.name, engine="external", external=target)
     return msgspec.structs.replace(route, deployments=(deployment,))
+
+
+def _fits_a_header(value: str) -> bool:
+    """Whether it is visible ASCII alone (RFC 9110, section 5.5), so that it can be sent and ends no line."""
+    return all("!" <= character <= "~" for character in value)
 
 
 def grants(keys: Iterable[KeyRecord], *, now: float) -> tuple[KeyGrant, ...]:

@@ -44,6 +44,15 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def installer_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an installation of packages may see: as an engine, and where the package index is.
+
+    Packages run code of their own while they are built.
+    """
+    index = {name: value for name, value in environment.items() if name.startswith(("PIP_", "UV_"))}
+    return inherited(environment) | index
+
+
 def engine_environment(
     launch: LaunchSpec, *, replica_id: str, folder: Path, places: Mapping[str, str], environment: Mapping[str, str]
 ) -> dict[str, str]:

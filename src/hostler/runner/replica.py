@@ -166,7 +166,7 @@ class Replica:
         self._view = view
 
     def _run_tool(self, argv: Sequence[str]) -> int:
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("HOSTLER_")}
+        variables = launching.installer_environment(os.environ)
         name, value = self._mark.split("=", 1)
         tool = EngineProcess.start(
             argv,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -111,6 +112,18 @@ class External(Declared):
         default=None, description="The provider's name of the model; the card's name if left out."
     )
     api_key: Value | None = Field(default=None, description="The provider's key, as `{secret: NAME}`.")
+
+    @field_validator("base_url")
+    @classmethod
+    def _usable_address(cls, value: str) -> str:
+        try:
+            url = urlsplit(value)
+            usable = bool(url.hostname) and url.port != 0
+        except ValueError as error:
+            raise ValueError(f"not an address: {error}") from None
+        if not usable or "@" in url.netloc or url.query or url.fragment:
+            raise ValueError("write https://HOST[:PORT]/PATH, without a user, a query or a fragment")
+        return value
 
     @field_validator("api_key")
     @classmethod

@@ -23,14 +23,14 @@ class SecretFiles:
         path = self._path(name)
         temporary = self._folder / f".{name}.{os.getpid()}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(value)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(value.encode())
         temporary.replace(path)
 
     def get(self, name: str) -> str:
         """The value; `NotFound` says how to set it."""
         try:
-            return self._path(name).read_text()
+            return self._path(name).read_bytes().decode()
         except FileNotFoundError:
             raise NotFound(
                 f"secret: there is no secret {name!r}.",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.datastructures import Headers
 
 from hostler.control.verbs import Verbs
 from hostler.spec.errors import Forbidden, Unauthenticated
-
-PUBLIC_PATHS = frozenset({"/healthz"})
-"""The only paths that answer without a key. A test walks all routes."""
 
 
 def verbs_of(request: Request) -> Verbs:
@@ -18,18 +16,16 @@ def verbs_of(request: Request) -> Verbs:
     return request.app.state.verbs
 
 
-def require_admin(request: Request) -> None:
-    """Raise `Unauthenticated` or `Forbidden` unless the request has an admin key. Blocks on the database."""
-    if request.scope["path"] in PUBLIC_PATHS:
-        return
-    secret = presented_key(request)
+def check_admin(headers: Headers, verbs: Verbs) -> None:
+    """Raise `Unauthenticated` or `Forbidden` unless the headers carry an admin key. Blocks on the database."""
+    secret = presented_key(headers)
     if secret is None:
         raise Unauthenticated(
             "No API key was given.",
             hint="Send 'Authorization: Bearer KEY'; the first key is in the file `credentials` of Hostler's home.",
             code="missing_api_key",
         )
-    key = verbs_of(request).keys.authenticate(secret)
+    key = verbs.keys.authenticate(secret)
     if key is None:
         raise Unauthenticated(
             "The API key is not known, has expired or was revoked.", hint="`hostler key list` shows the keys there are."
@@ -41,12 +37,12 @@ def require_admin(request: Request) -> None:
         )
 
 
-def presented_key(request: Request) -> str | None:
+def presented_key(headers: Headers) -> str | None:
     """The key a request presents, whichever of the two headers carries it."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and value.strip():
         return value.strip()
-    return request.headers.get("x-api-key") or None
+    return headers.get("x-api-key") or None
 
 
 TheVerbs = Annotated[Verbs, Depends(verbs_of)]
