@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hostler.ports import check_port
 from hostler.process_files import ProcessFile, living
 from hostler.processes import is_alive
 from hostler.settings import Settings, url_host
@@ -65,6 +67,19 @@ def parts_of(settings: Settings) -> list[Part]:
     return [control, *workers]
 
 
+def check_ports(parts: Sequence[Part]) -> None:
+    """Raise `PortTaken` if a stranger listens on a port that no living part of this platform uses."""
+    own = {part.port for part in parts if living(part.process_file) is not None}
+    for part in parts:
+        if part.port not in own and part.first_on_port:
+            check_port(part.host, part.port, flag=part.port_flag)
+
+
+def end_parts(parts: Sequence[Part], *, grace_s: float) -> None:
+    """End these parts alone: SIGTERM, then SIGKILL after `grace_s`."""
+    _end([found for part in parts if (found := living(part.process_file)) is not None], grace_s=grace_s)
+
+
 def is_ready(part: Part) -> bool:
     """Whether the part runs and answers 200 on its ready path. Blocks for at most `PROBE_TIMEOUT_S`."""
     found = living(part.process_file)
@@ -93,19 +108,9 @@ def take_down(settings: Settings) -> bool:
     _end([control] if control is not None else [], grace_s=settings.stop_grace_seconds)
     ended = asyncio.run(_end_replicas(settings)) if settings.paths.replicas.is_dir() else False
     for path in (*run.glob("gateway-*.json"), run / "control.json"):
-        path.unlink(missing_ok=True)
+        if living(path) is None:
+            path.unlink(missing_ok=True)
     return bool(gateways) or control is not None or ended
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log that say something; none if there is no log."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    return [line for line in lines if line.strip()][-count:]
 
 
 def _end(processes: list[ProcessFile], *, grace_s: float) -> None:
@@ -134,15 +139,13 @@ async def _end_replicas(settings: Settings) -> bool:
     while True:
         replicas = await backend.list()
         alive = [one for one in replicas if one.runner_alive or one.engine_alive]
-        if not alive:
-            break
-        anything = True
         overdue = time.monotonic() >= deadline
-        for one in alive:
+        for one in replicas if not asked else alive:
             if one.replica_id not in asked or overdue:
                 await backend.stop(one.replica_id, 0.0 if overdue else grace_s)
                 asked.add(one.replica_id)
-        if time.monotonic() >= deadline + 10:
+        if not alive or time.monotonic() >= deadline + 10:
             break
+        anything = True
         await asyncio.sleep(POLL_S)
     return anything

@@ -19,10 +19,13 @@ class ProcessFile(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-def write_process_file(path: Path, *, host: str = "", port: int = 0) -> None:
-    """Say that this process plays the part `path` is named after. Atomic."""
+def write_process_file(path: Path, *, host: str = "", port: int = 0, pid: int | None = None) -> None:
+    """Say that process `pid` (this one if None) plays the part `path` is named after. Atomic.
+
+    Raises `ProcessLookupError` if there is no such process.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(msgspec.json.encode(ProcessFile(reference(os.getpid()), host, port)))
+    temporary.write_bytes(msgspec.json.encode(ProcessFile(reference(os.getpid() if pid is None else pid), host, port)))
     temporary.replace(path)
 
 

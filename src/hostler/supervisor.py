@@ -6,12 +6,13 @@ The parts outlive the supervisor: each writes a process file, so that the next `
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,10 @@ import msgspec
 
 from hostler import __version__
 from hostler.detached import DetachedProcess
-from hostler.parts import Part, is_ready, last_lines, parts_of, take_down
-from hostler.ports import check_port
+from hostler.parts import Part, check_ports, end_parts, is_ready, parts_of, take_down
 from hostler.process_files import living, write_process_file
 from hostler.processes import is_alive
+from hostler.runner.logfile import cut, tail
 from hostler.settings import Settings, as_environment, load_settings
 from hostler.spec.errors import Conflict, DeadlineExceeded, HostlerError, PortTaken
 from hostler.spec.replica import ProcessRef
@@ -77,14 +78,18 @@ def run_foreground(settings: Settings, on_ready: Callable[[PlatformInfo], None])
     """Be `hostler up`: start or adopt the parts, call `on_ready`, supervise until SIGTERM or SIGINT, take all down.
 
     Raises `PortTaken`, `Conflict` (it is up already), `DeadlineExceeded` or `HostlerError` if a part cannot start;
-    what this call started is then taken down again.
+    what this call started is then ended again, and what it adopted goes on.
     """
     paths = settings.paths
     paths.create()
     with _only_supervisor(paths.run / "up.lock"), _signals() as signalled:
         write_process_file(paths.run / "up.json")
-        watched = [_begin(settings, part) for part in _startable(settings)]
+        watched: list[Watched] = []
+        adopted = False
         try:
+            parts = _startable(settings)
+            adopted = any(living(part.process_file) is not None for part in parts)
+            watched += [_begin(settings, part) for part in parts]
             _wait_until_ready(settings, watched, signalled)
             info = PlatformInfo(settings.gateway_url, settings.api_url, os.getpid(), __version__)
             _write(paths.platform, msgspec.json.encode(info))
@@ -93,8 +98,14 @@ def run_foreground(settings: Settings, on_ready: Callable[[PlatformInfo], None])
             while not signalled():
                 _tend(settings, watched)
                 time.sleep(POLL_S)
-        finally:
+        except HostlerError:
+            if not adopted:
+                take_down(settings)
+            end_parts([one.part for one in watched if one.child is not None], grace_s=settings.stop_grace_seconds)
+            raise
+        else:
             take_down(settings)
+        finally:
             paths.platform.unlink(missing_ok=True)
             (paths.run / "up.json").unlink(missing_ok=True)
 
@@ -110,9 +121,7 @@ def start_detached(settings: Settings, on_progress: Progress = lambda _line: Non
     supervised = living(paths.run / "up.json") is not None
     if found is not None and supervised:
         return found
-    for part in parts_of(settings):
-        if living(part.process_file) is None:
-            check_port(part.host, part.port, flag=part.port_flag)
+    check_ports(parts_of(settings))
     on_progress("starting the platform")
     log = paths.run / "up.log"
     argv = [sys.executable, "-P", "-m", "hostler.supervisor"]
@@ -123,7 +132,7 @@ def start_detached(settings: Settings, on_progress: Progress = lambda _line: Non
         if found is not None and found.pid == child.pid:
             return found
         if not child.alive():
-            raise _failed_start(child.exit_code, last_lines(log, 1))
+            raise _failed_start(child.exit_code, tail(log, lines=1))
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGTERM)
     raise DeadlineExceeded(
@@ -155,9 +164,7 @@ def teardown(settings: Settings, on_progress: Progress = lambda _line: None) -> 
 def _startable(settings: Settings) -> list[Part]:
     """The parts in the order of their start, after checking that none of their ports is taken by a stranger."""
     parts = parts_of(settings)
-    for part in parts:
-        if living(part.process_file) is None and part.first_on_port:
-            check_port(part.host, part.port, flag=part.port_flag)
+    check_ports(parts)
     return parts
 
 
@@ -170,6 +177,9 @@ def _begin(settings: Settings, part: Part) -> Watched:
 
 def _spawn(settings: Settings, part: Part) -> Watched:
     child = DetachedProcess.start(part.argv, env=_environment(settings), log=part.log)
+    # Before it can do so itself: whoever ends this platform in the next moments must find it.
+    with contextlib.suppress(ProcessLookupError):
+        write_process_file(part.process_file, host=part.host, port=part.port, pid=child.pid)
     return Watched(part, ProcessRef(child.pid, 0), child)
 
 
@@ -182,7 +192,7 @@ def _wait_until_ready(settings: Settings, watched: list[Watched], signalled: Cal
                 waiting.remove(one)
             elif not one.alive:
                 raise _failed_start(
-                    one.child.exit_code if one.child is not None else None, last_lines(one.part.log, 1), one.part
+                    one.child.exit_code if one.child is not None else None, tail(one.part.log, lines=1), one.part
                 )
         if time.monotonic() >= deadline:
             names = ", ".join(one.part.name for one in waiting)
@@ -204,15 +214,29 @@ def _tend(settings: Settings, watched: list[Watched]) -> None:
         if one.again_at is None:
             one.ends += 1
             one.again_at = now + (0.0 if one.ends == 1 else min(MAX_PAUSE_S, 0.1 * 2**one.ends))
-            print(f"{one.part.name} ended; it is started again", file=sys.stderr, flush=True)  # noqa: T201
+            _say(f"{one.part.name} ended; it is started again")
         if now >= one.again_at:
-            fresh = _begin(settings, one.part)
+            try:
+                fresh = _begin(settings, one.part)
+            except OSError as error:
+                _say(f"{one.part.name} cannot be started: {error}")
+                one.again_at = now + MAX_PAUSE_S
+                continue
             fresh.ends = one.ends
             watched[index] = fresh
+    for one in watched:
+        cut(one.part.log)
 
 
-def _failed_start(code: int | None, lines: list[str], part: Part | None = None) -> HostlerError:
-    said = lines[-1].removeprefix("error: ") if lines else f"it ended with code {code}."
+def _say(line: str) -> None:
+    """Tell whoever reads this process's output, if anybody still does."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _failed_start(code: int | None, lines: Sequence[str], part: Part | None = None) -> HostlerError:
+    said = lines[-1].removeprefix("error: ") if lines else f"it ended with code {code}"
+    said = said if said.endswith((".", "?")) else f"{said}."
     if code == PortTaken.exit_code:
         return PortTaken(said)
     where = f" Its log is {part.log}." if part is not None else ""

@@ -98,7 +98,7 @@ async def build_context(settings: Settings) -> Context:
         blobs=registry.blobs,
         secrets=SecretFiles(paths.secrets),
         backend=local_backend(settings),
-        feed=Feed(token=feed_token(paths.feed_token), now=time.time, on_report=on_report),
+        feed=Feed(token=feed_token(paths.feed_token), now=time.monotonic, on_report=on_report),
         hints=hints,
         now=time.time,
         started_at=time.time(),

@@ -181,7 +181,7 @@ def test_a_replica_that_comes_up_counts_as_a_met_need() -> None:
 
 def test_a_start_that_was_cut_off_is_taken_up_again_under_the_same_id() -> None:
     plan = reconcile(WANTED, (view(1), view(2, ReplicaState.PENDING, unseen=True)), 0.0)
-    assert plan.actions == (Resume("chat-2"),)
+    assert plan.actions == (Resume("chat-2", unseen=True),)
 
 
 def test_an_engine_without_a_runner_gets_one() -> None:

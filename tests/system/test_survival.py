@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ import psutil
 import pytest
 from tests.system.conftest import PATIENCE_S, Platform, wait_until
 
+from hostler.spec.errors import HostlerError
 from hostler.spec.states import DeploymentState
 
 SLOW = Path(__file__).parent / "slow_model"
@@ -187,3 +189,25 @@ def _answers(platform: Platform) -> bool:
 
 def _living(platform: Platform) -> list[psutil.Process]:
     return [p for p in platform.processes() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_down_in_the_moment_a_part_is_started_again_leaves_nothing(slow: Platform) -> None:
+    kill(slow.pid("control"))
+    wait_until(lambda: slow.runs("control"), "the next control's process")
+    slow.down()
+    assert _living(slow) == []
+
+
+def test_down_while_coming_up_leaves_nothing(tmp_path_factory: pytest.TempPathFactory) -> None:
+    young = Platform(tmp_path_factory.mktemp("home"))
+    starting = threading.Thread(target=_up_that_may_fail, args=[young])
+    starting.start()
+    wait_until(lambda: young.runs("control"), "the first process")
+    young.down()
+    starting.join(PATIENCE_S)
+    assert _living(young) == []
+
+
+def _up_that_may_fail(platform: Platform) -> None:
+    with suppress(HostlerError):
+        platform.up()

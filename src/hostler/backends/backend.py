@@ -21,7 +21,15 @@ class Backend(Protocol):
         """See to it that the runner of `replica_id` runs. Idempotent by id.
 
         If the runner lives, nothing happens; if it died and its engine lives, a new runner adopts the engine; if
-        both are gone after the engine had started, nothing is started again: `list` shows the replica Failed.
+        both are gone after the engine had started, nothing is started again: `list` shows the replica Failed. If the
+        runner died before it had begun, `list` shows the replica Pending without a runner, and another is started.
+        """
+        ...
+
+    async def resume(self, replica_id: str) -> None:
+        """Give a replica that was started a runner again, if it has none; its launch is the one it was started with.
+
+        Idempotent; an unknown or ended id is no error.
         """
         ...
 

@@ -42,6 +42,8 @@ class _Fake:
     ends_at: float = 0.0
     ended: ReplicaStatus | None = None
     runner_alive: bool = True
+    crashed: bool = False
+    """Its runner died before it did anything."""
     log: list[str] = field(default_factory=list[str])
 
 
@@ -88,9 +90,20 @@ class FakeBackend:
         """The runner dies; the engine goes on."""
         self._replicas[replica_id].runner_alive = False
 
+    def crash_start(self, replica_id: str) -> None:
+        """The runner dies before it has started anything; the replica is Pending until it is started again."""
+        fake = self._replicas[replica_id]
+        fake.runner_alive = False
+        fake.crashed = True
+        self.started[replica_id] -= 1
+
     async def start(self, replica_id: str, launch: LaunchSpec) -> None:
         self._reach()
         fake = self._replicas.get(replica_id)
+        if fake is not None and fake.crashed and fake.ended is None:
+            fake.started_at, fake.runner_alive, fake.crashed = self._clock(), True, False
+            self.started[replica_id] += 1
+            return
         if fake is not None:
             fake.runner_alive = fake.runner_alive or self._status(replica_id, fake).state.ended is False
             return
@@ -104,12 +117,27 @@ class FakeBackend:
             log=[f"engine of {replica_id}"],
         )
 
+    async def resume(self, replica_id: str) -> None:
+        self._reach()
+        fake = self._replicas.get(replica_id)
+        if fake is not None and not self._status(replica_id, fake).state.ended:
+            fake.runner_alive = True
+
     async def stop(self, replica_id: str, grace_s: float) -> None:
         self._reach()
         fake = self._replicas.get(replica_id)
         if fake is None or self._status(replica_id, fake).state.ended:
             return
         now = self._clock()
+        if fake.crashed:
+            fake.ended = ReplicaStatus(
+                replica_id=replica_id,
+                state=ReplicaState.STOPPED,
+                reason="Asked",
+                message="Never started.",
+                since=now,
+            )
+            return
         if fake.stopping_at is None:
             fake.stopping_at = now
             fake.ends_at = now + min(grace_s, fake.behaviour.drain_s)
@@ -162,6 +190,8 @@ class FakeBackend:
 
     def _moved(self, replica_id: str, fake: _Fake) -> ReplicaStatus:
         """Where the replica is at this moment of the clock."""
+        if fake.crashed:
+            return ReplicaStatus(replica_id=replica_id, state=ReplicaState.PENDING, since=fake.started_at)
         now = self._clock()
         behaviour = fake.behaviour
         if fake.stopping_at is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -50,11 +51,16 @@ class LocalBackend:
         """See to it that the runner of `replica_id` runs; what was launched first stays."""
         await asyncio.to_thread(self._start, replica_id, launch)
 
+    async def resume(self, replica_id: str) -> None:
+        """Spawn a runner for a replica that has its launch and none."""
+        await asyncio.to_thread(self._resume, replica_id)
+
     async def stop(self, replica_id: str, grace_s: float) -> None:
         """Leave the order to end in the replica's folder and wake its runner.
 
-        If the runner is dead, a new one is started: it adopts the engine and ends it, so a stop that was asked
-        for happens even if this process does not live to see it.
+        If the runner is dead and there may be an engine, a new one is started: it adopts the engine and ends it, so a
+        stop that was asked for happens even if this process does not live to see it. A runner that another process
+        has just started finds the order itself before it starts anything.
         """
         await asyncio.to_thread(self._stop, replica_id, grace_s)
         task = asyncio.create_task(self._see_to(replica_id))
@@ -85,8 +91,10 @@ class LocalBackend:
             yield line
 
     def drop_version(self, version_digest: str) -> None:
-        """Delete the version's folder of links."""
-        shutil.rmtree(self._home.views / check_digest(version_digest).removeprefix("sha256:"), ignore_errors=True)
+        """Delete the version's folders, the one of links and the one of copies."""
+        digits = check_digest(version_digest).removeprefix("sha256:")
+        for name in (digits, f"{digits}-copy"):
+            shutil.rmtree(self._home.views / name, ignore_errors=True)
 
     def _folder(self, replica_id: str) -> Path:
         if not replica_id or replica_id in (".", "..") or "/" in replica_id or "\0" in replica_id:
@@ -109,13 +117,16 @@ class LocalBackend:
             _write(folder / "launch.json", msgspec.json.encode(assignment))
         self._ensure_runner(replica_id)
 
+    def _resume(self, replica_id: str) -> None:
+        if (self._folder(replica_id) / "launch.json").exists():
+            self._ensure_runner(replica_id)
+
     def _ensure_runner(self, replica_id: str) -> None:
         status = self._status(replica_id)
-        if status is not None and (status.state.ended or self._runner_alive(replica_id, status)):
+        if status is not None and status.state.ended:
             return
-        if status is None and self._runner_alive(replica_id, None):
-            return
-        self._spawn(replica_id)
+        if not self._runner_alive(replica_id, status):
+            self._spawn(replica_id)
 
     def _spawn(self, replica_id: str) -> None:
         folder = self._folder(replica_id)
@@ -142,12 +153,17 @@ class LocalBackend:
             _write(order_file, msgspec.json.encode(wanted))
         elif status is not None and status.state is ReplicaState.DRAINING and self._runner_alive(replica_id, status):
             return
+        # Read again: a runner shows itself before it looks for an order, so one that is not seen here finds this one.
+        status = self._status(replica_id)
         if status is not None and status.runner is not None and is_alive(status.runner):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(status.runner.pid, signal.SIGTERM)
             return
-        # A runner that has not written its status yet holds the lock and reads the order itself.
-        self._spawn_unless_own_lives(replica_id)
+        own = self._spawned.get(replica_id)
+        if own is not None and own.alive():
+            os.kill(own.pid, signal.SIGTERM)
+        elif self._may_have_engine(replica_id, status) and not self._runner_alive(replica_id, status):
+            self._spawn(replica_id)
 
     async def _see_to(self, replica_id: str) -> None:
         """Give the order to a new runner if the one that was told dies before it obeys; looks for a few seconds."""
@@ -164,12 +180,11 @@ class LocalBackend:
                 await asyncio.to_thread(self._spawn, replica_id)
                 return
 
-    def _spawn_unless_own_lives(self, replica_id: str) -> None:
-        own = self._spawned.get(replica_id)
-        if own is not None and own.alive():
-            os.kill(own.pid, signal.SIGTERM)
-            return
-        self._spawn(replica_id)
+    def _may_have_engine(self, replica_id: str, status: ReplicaStatus | None) -> bool:
+        """A runner writes that it starts an engine before it does; a status that cannot be read may say so."""
+        if status is None:
+            return (self._folder(replica_id) / "status.json").exists()
+        return status.state is not ReplicaState.PENDING
 
     def _remove(self, replica_id: str) -> None:
         folder = self._folder(replica_id)
@@ -196,11 +211,11 @@ class LocalBackend:
             return None
         status = self._status(replica_id)
         runner_alive = self._runner_alive(replica_id, status)
-        if status is None:
+        if status is None or status.state is ReplicaState.PENDING:
             # Read again: the runner may have written it and ended between the two looks.
             status = self._status(replica_id)
         engine_alive = status is not None and status.engine is not None and is_alive(status.engine)
-        if status is None:
+        if status is None or (status.state is ReplicaState.PENDING and not runner_alive):
             status = self._unstarted(replica_id, runner_alive=runner_alive)
         elif not status.state.ended and not runner_alive and not engine_alive:
             status = self._status(replica_id) or status
@@ -269,7 +284,10 @@ class LocalBackend:
         own = self._spawned.get(replica_id)
         if own is not None and own.alive():
             return True
-        return status is not None and status.runner is not None and is_alive(status.runner)
+        if status is not None and status.runner is not None and is_alive(status.runner):
+            return True
+        # A runner that another process has started may not have written its status yet.
+        return _is_locked(self._folder(replica_id) / "runner.lock")
 
     def _has_ended(self, replica_id: str) -> bool:
         observed = self._observe(replica_id)
@@ -295,6 +313,21 @@ def _lost(status: ReplicaStatus) -> ReplicaStatus:
     return msgspec.structs.replace(
         status, state=ReplicaState.FAILED, reason=reason, message=message, deadline=None, progress=None
     )
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a runner holds this lock. Asked with a shared lock, for which a runner waits, given up at once."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _read_order(path: Path) -> StopOrder | None:

@@ -161,9 +161,7 @@ class Deployments:
 
     def _check_names(self, connection: Connection, spec: DeploymentSpec, before: DeploymentRecord | None) -> None:
         if before is not None and before.deleting:
-            raise Conflict(
-                f"{spec.name} is being deleted.", hint="Wait until it is gone, or use another name.", code="deleting"
-            )
+            raise _being_deleted(spec.name)
         holder = deployments.name_at_endpoint(connection, spec.endpoint_name)
         if holder is not None and holder != spec.name:
             raise Conflict(
@@ -192,6 +190,11 @@ class Deployments:
         lacking = 1 if new_revision else record.wanted - running
         templates = {name: deployments.revisions_of(connection, name) for name in deployments.names(connection)}
         promised = promised_bytes(replicas, self.reconciler.observed, templates)
+        for other in deployments.all_of(connection):
+            if other.name != record.name:
+                live = sum(one.deployment == other.name and not one.state.ended for one in replicas)
+                planned = max(0, other.wanted - live)
+                promised += planned * (templates[other.name][other.revision].memory_bytes or 0)
         if lacking <= 0 or room(free_for(template, nodes), need_bytes=need, promised=[promised]) >= lacking:
             return
         free = max(0, free_for(template, nodes) - promised)
@@ -226,6 +229,8 @@ class Deployments:
             with self.context.database.transaction() as connection:
                 before = self._record(connection, name)
                 record = change(before)
+                if before.deleting and record != before:
+                    raise _being_deleted(name)
                 templates = deployments.revisions_of(connection, name)
                 if record.wanted > before.wanted:
                     self._check_memory(connection, record, templates[record.revision], new_revision=False)
@@ -306,6 +311,10 @@ class Deployments:
             phases=status.phases if status is not None else {},
             log_tail=status.log_tail if status is not None else (),
         )
+
+
+def _being_deleted(name: str) -> Conflict:
+    return Conflict(f"{name} is being deleted.", hint="Wait until it is gone, or use another name.", code="deleting")
 
 
 def _differs(spec: DeploymentSpec, before: DeploymentSpec) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from hostler.spec.resources import EngineResource
 from hostler.spec.suggest import did_you_mean
 
 INSTALL_TIMEOUT_S = 3600.0
+MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +50,15 @@ class Engines:
         installed.remove(name, self.context.settings.paths.engines)
 
     async def install(self, name: str) -> AsyncIterator[str]:
-        """Make an environment for the engine; yields what happens line by line, at last `ok` or `error: ...`."""
+        """Make an environment for the engine; the lines tell what happens, the last is `ok` or `error: ...`.
+
+        Raises `NotFound` or `InvalidRequest` before the first line for an engine that cannot be installed.
+        """
         self._check(name)
         nodes = await self.context.backend.nodes()
         gpu = any(node.gpus for node in nodes)
         argv = installed.install_command(name, self.context.settings.paths.engines, gpu=gpu)
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        stdout = process.stdout
-        if stdout is None:
-            raise AssertionError("stdout is a pipe")
-        try:
-            async with asyncio.timeout(INSTALL_TIMEOUT_S):
-                async for line in stdout:
-                    yield line.decode(errors="replace")
-                code = await process.wait()
-            yield "ok\n" if code == 0 else f"error: the installation ended with exit code {code}.\n"
-        except TimeoutError:
-            yield f"error: the installation took longer than {INSTALL_TIMEOUT_S:.0f} s and was ended.\n"
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+        return _lines_of(argv)
 
     def _check(self, name: str) -> None:
         known = engines.names()
@@ -83,3 +69,30 @@ class Engines:
                 param="engine",
                 code="engine_not_found",
             )
+
+
+async def _lines_of(argv: Sequence[str]) -> AsyncIterator[str]:
+    """What a program prints, line by line, then `ok` or `error: ...`. It and its children end with this iterator."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        limit=MAX_LINE_BYTES,
+    )
+    stdout = process.stdout
+    if stdout is None:
+        raise AssertionError("stdout is a pipe")
+    try:
+        async with asyncio.timeout(INSTALL_TIMEOUT_S):
+            async for line in stdout:
+                yield line.decode(errors="replace")
+            code = await process.wait()
+        yield "ok\n" if code == 0 else f"error: the installation ended with exit code {code}.\n"
+    except TimeoutError:
+        yield f"error: the installation took longer than {INSTALL_TIMEOUT_S:.0f} s and was ended.\n"
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()

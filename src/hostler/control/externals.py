@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 from hostler.registry.catalog import Catalog
 from hostler.spec.errors import HostlerError
 from hostler.spec.names import ModelRef
 from hostler.spec.version import ModelVersion
+
+logger = logging.getLogger(__name__)
 
 
 class ExternalModels:
@@ -33,7 +36,8 @@ class ExternalModels:
         for name in self._catalog.names():
             try:
                 version = self._catalog.resolve(ModelRef(name, "latest"))
-            except HostlerError:
+            except HostlerError as error:
+                logger.warning("%s is no endpoint: %s", name, error)
                 continue
             if version.card.is_external:
                 found.append(version)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.ports import listening_socket
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
 
@@ -43,7 +44,10 @@ class Feed:
     """The server side of the feed. All calls are made in the event loop."""
 
     def __init__(self, *, token: str, now: Callable[[], float], on_report: Callable[[Iterable[str]], None]) -> None:
-        """`on_report` gets the ids of replicas whose drain may be complete."""
+        """`on_report` gets the ids of replicas whose drain may be complete; none if only a look is asked for.
+
+        `now` should be monotonic, in seconds.
+        """
         self._token = token
         self._now = now
         self._on_report = on_report
@@ -53,6 +57,8 @@ class Feed:
         self._left: dict[str, int] = {}
         self._started_at = self._last_change_at = now()
         self._server: asyncio.Server | None = None
+        self.newest_held = 0
+        """The highest version a gateway came with that is above what was published."""
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[FeedMessage] = msgspec.msgpack.Decoder(FeedMessage)
 
@@ -60,7 +66,8 @@ class Feed:
         """Listen on a unix socket's path, or on `tcp://HOST:PORT`."""
         if isinstance(address, str) and address.startswith("tcp://"):
             host, port = parse_tcp_address(address)
-            self._server = await asyncio.start_server(self._serve, host, port)
+            listener = listening_socket(host, port, flag="HOSTLER_FEED")
+            self._server = await asyncio.start_server(self._serve, sock=listener)
             return
         path = Path(address)
         path.unlink(missing_ok=True)
@@ -112,6 +119,10 @@ class Feed:
         left_at = self._left.get(replica_id, self._snapshot.version)
         return all(gateway.applied >= left_at for gateway in self._gateways.values()) and not self.in_flight(replica_id)
 
+    def forget(self, replica_id: str) -> None:
+        """The replica is gone for good."""
+        self._left.pop(replica_id, None)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gateway: ConnectedGateway | None = None
         try:
@@ -142,6 +153,10 @@ class Feed:
             return None
         gateway = ConnectedGateway(id=hello.gateway_id, writer=writer)
         self._gateways[gateway.id] = gateway
+        if self._snapshot is not None and hello.version > self._snapshot.version:
+            logger.warning("gateway %s holds a newer snapshot than there is: this is an older database", gateway.id)
+            self.newest_held = max(self.newest_held, hello.version)
+            self._on_report([])
         self._last_change_at = self._now()
         return gateway
 

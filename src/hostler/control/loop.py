@@ -31,6 +31,9 @@ SWEEP_S = 5.0
 BUSY_SWEEP_S = 0.5
 """The same while a replica is coming up or going down."""
 
+MAX_PAUSE_S = 30.0
+"""The longest pause after rounds that failed."""
+
 BACKEND_TIMEOUT_S = 30.0
 
 logger = logging.getLogger(__name__)
@@ -44,19 +47,24 @@ class Reconciler:
         self._publisher = publisher
         self._look_again_at: float | None = None
         self._busy = True
+        self._told: dict[str, str] = {}
         self.observed: Mapping[str, ObservedReplica] = {}
         self.nodes: Sequence[ObservedNode] = ()
         self.first_round_done = asyncio.Event()
 
     async def run(self) -> None:
         """Rounds for ever. A round that fails is logged and tried again after a pause."""
+        failed = 0
         while True:
             try:
                 await self.round()
+                failed = 0
                 self.first_round_done.set()
             except Exception:
-                logger.exception("a round of the reconciler failed; it is tried again")
-                await asyncio.sleep(BUSY_SWEEP_S)
+                pause_s = min(MAX_PAUSE_S, BUSY_SWEEP_S * 2**failed)
+                logger.exception("a round of the reconciler failed; it is tried again in %g s", pause_s)
+                failed = min(failed + 1, 10)
+                await asyncio.sleep(pause_s)
             await self._context.hints.wait(self._pause_s())
 
     async def round(self) -> None:
@@ -98,14 +106,17 @@ class Reconciler:
                     async with asyncio.timeout(BACKEND_TIMEOUT_S):
                         await self._carry_out(name, action, result)
                 except (HostlerError, OSError, TimeoutError) as error:
-                    logger.warning("%s: %s: %s", name, type(action).__name__, error)
-                    await asyncio.to_thread(self._record_failure, name, action, error)
+                    await self._tell_once(name, action, error)
+                else:
+                    self._told.pop(action.id, None)
         if any(isinstance(action, Start | Stop | Remove) for actions in result.actions.values() for action in actions):
             self._busy = True
 
     async def _carry_out(self, name: str, action: Action, result: Round) -> None:
         backend = self._context.backend
-        if isinstance(action, Start | Resume):
+        if isinstance(action, Resume) and not action.unseen:
+            await backend.resume(action.id)
+        elif isinstance(action, Start | Resume):
             launch = await asyncio.to_thread(
                 launches.compose, self._context, result.templates[action.id], nodes=self.nodes
             )
@@ -115,9 +126,18 @@ class Reconciler:
         elif isinstance(action, Remove):
             await backend.remove(action.id)
             await asyncio.to_thread(self._forget, action.id)
+            self._context.feed.forget(action.id)
             self._context.hints.touch(name)
         else:
             self._context.hints.touch(name)
+
+    async def _tell_once(self, name: str, action: Action, error: Exception) -> None:
+        """Record a failure, unless it is the same as at the last try."""
+        told = f"{type(action).__name__}: {error}"
+        if self._told.get(action.id) != told:
+            self._told[action.id] = told
+            logger.warning("%s: %s", name, told)
+            await asyncio.to_thread(self._record_failure, name, action, error)
 
     def _forget(self, replica_id: str) -> None:
         with self._context.database.transaction() as connection:
@@ -147,7 +167,6 @@ class Reconciler:
 
 def touch_deployments(hints: Hints, replica_ids: Iterable[str]) -> None:
     """Gateways finished what they had on these replicas: look at their deployments."""
-    for replica_id in replica_ids:
-        name = deployment_of(replica_id)
-        if name:
-            hints.touch(name)
+    names = {deployment_of(replica_id) for replica_id in replica_ids} - {""}
+    for name in names or {""}:
+        hints.touch(name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hostler.backends.backend import KeepsVersions
 from hostler.control.context import Context
+from hostler.registry.catalog import CorruptManifest
 from hostler.registry.files import Entry
 from hostler.registry.inspect import inspect_folder
 from hostler.registry.scan import check, scan
@@ -17,6 +19,8 @@ from hostler.spec.version import ModelVersion, manifest_digest
 from hostler.store import deployments, events
 from hostler.store.records import NewEvent
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Models:
@@ -26,7 +30,13 @@ class Models:
 
     def list(self) -> list[ModelResource]:
         """Every model with its versions, by name."""
-        return [self.get(name) for name in self.context.catalog.names()]
+        found: list[ModelResource] = []
+        for name in self.context.catalog.names():
+            try:
+                found.append(self.get(name))
+            except CorruptManifest as error:
+                logger.warning("a model is left out of the list: %s", error)
+        return found
 
     def get(self, name: str) -> ModelResource:
         """One model; `NotFound` suggests the nearest name."""
@@ -51,6 +61,8 @@ class Models:
         done again. Raises `Conflict` (`missing_blobs`), `DigestMismatch`, `UnsafeModel`, `InvalidRequest`.
         """
         context = self.context
+        if alias is not None:
+            check_version(alias)
         if version.model != name or version.card.name != name:
             raise Conflict(
                 f"model: the version is of {version.model!r}, pushed as {name!r}.", param="model", code="wrong_model"
@@ -138,8 +150,11 @@ class Models:
             for version in versions:
                 context.backend.drop_version(version.digest)
         context.externals.refresh()
-        kept = context.catalog.referenced_digests() | context.cards.referenced_digests()
-        context.blobs.delete_unreferenced(kept)
+        try:
+            kept = context.catalog.referenced_digests() | context.cards.referenced_digests()
+            context.blobs.delete_unreferenced(kept)
+        except CorruptManifest as error:
+            logger.warning("no blobs are deleted while a manifest cannot be read: %s", error)
         self._event(name, "Deleted", message)
         self._published(name)
 

@@ -60,6 +60,7 @@ def play_round(
             views = [view_of(one, observed.get(one.id), drained=one.id in drained) for one in merged]
             plan = reconcile(wanted, views, now)
             record_after, after = write_down(connection, record_after, merged, plan.actions, now)
+            promised += sum(isinstance(action, Start) for action in plan.actions) * (template.memory_bytes or 0)
             result.actions[record.name] = plan.actions
             for replica in after:
                 result.templates[replica.id] = templates[record.name][replica.revision]
@@ -145,7 +146,8 @@ def write_down(
                     f"{action.id}: still {replica.state} ({replica.reason}) after {spent}; its deadline has passed."
                 )
                 told.append(_event(record.name, action.reason, message, warning=True))
-                record = count_failure(record, replica, message, now=now)
+                if replica.revision == record.revision:
+                    record = count_failure(record, replica, message, now=now)
     deployments.save_replicas(connection, (one for one in after.values() if one not in replicas))
     events.add(connection, told, at=now)
     return record, list(after.values())

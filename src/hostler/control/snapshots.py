@@ -103,7 +103,8 @@ def grants(keys: Iterable[KeyRecord], *, now: float) -> tuple[KeyGrant, ...]:
 class Publisher:
     """Numbers snapshots and hands them to the feed: equal content keeps its version, across restarts too.
 
-    A version is at least the unix time it was made at, so that a new database never falls behind what gateways hold.
+    A version is at least the unix time it was made at, and above what any gateway
+    holds, so that a new or restored database is never ignored.
     """
 
     def __init__(self, feed: Feed, now: Callable[[], float]) -> None:
@@ -118,8 +119,8 @@ class Publisher:
         ordered = tuple(sorted(endpoints, key=lambda endpoint: endpoint.name))
         digest = hashlib.sha256(msgspec.msgpack.encode((ordered, keys))).hexdigest()
         version = int(meta.get(connection, _VERSION_KEY) or 0)
-        if digest != meta.get(connection, _DIGEST_KEY):
-            version = max(version + 1, int(self._now()))
+        if digest != meta.get(connection, _DIGEST_KEY) or version < self._feed.newest_held:
+            version = max(version + 1, int(self._now()), self._feed.newest_held + 1)
             meta.put(connection, _VERSION_KEY, str(version))
             meta.put(connection, _DIGEST_KEY, digest)
         elif version == self.version:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hostler.control.context import Context
 from hostler.decide.place import free_bytes, room
@@ -10,6 +10,7 @@ from hostler.decide.reconcile import ReplicaView, Wanted
 from hostler.decide.summary import Summary, summarise
 from hostler.spec.fields import format_bytes
 from hostler.spec.replica import ObservedNode, ObservedReplica
+from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 
 GPU_ENGINES = frozenset({"vllm"})
@@ -25,11 +26,17 @@ def view_of(replica: ReplicaRecord, observed: ObservedReplica | None, *, drained
         state=replica.state,
         deadline=replica.deadline,
         unseen=observed is None,
-        lost_runner=observed is not None and observed.engine_alive and not observed.runner_alive,
+        lost_runner=observed is not None and _lacks_runner(observed),
         draining_since=replica.draining_since,
         drained=drained,
         stop_sent_at=replica.stop_sent_at,
     )
+
+
+def _lacks_runner(observed: ObservedReplica) -> bool:
+    """Whether an engine goes on without a runner, or a runner ended before it wrote what it did."""
+    waiting = observed.engine_alive or observed.status.state is ReplicaState.PENDING
+    return waiting and not observed.runner_alive
 
 
 def wanted_of(
@@ -106,8 +113,3 @@ def summary_of(
         no_room=no_room,
         now=now,
     )
-
-
-def drained_ids(context: Context, replica_ids: Iterable[str]) -> Collection[str]:
-    """Those of the replicas that no gateway uses any more."""
-    return {replica_id for replica_id in replica_ids if context.feed.drained(replica_id)}

@@ -45,4 +45,7 @@ def observe(before: Seen, observed: ObservedReplica | None, *, draining: bool, s
         state = ReplicaState.STOPPED
     if before.state is ReplicaState.DRAINING and state is ReplicaState.DRAINING:
         return before
-    return Seen(state=state, reason=status.reason, message=status.message, since=status.since, deadline=status.deadline)
+    deadline = status.deadline
+    if state is ReplicaState.PENDING and deadline is None:
+        deadline = before.deadline
+    return Seen(state=state, reason=status.reason, message=status.message, since=status.since, deadline=deadline)

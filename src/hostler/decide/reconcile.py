@@ -3,6 +3,8 @@
 A deployment wants `replicas` live replicas of its current revision. Replicas of older revisions serve until as many
 new ones are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes.
 
+A clock that was set back must not stretch a wait: no time that is remembered counts as later than `now`.
+
 Replica ids are `NAME-ORDINAL` with an ordinal that only grows, so that a start that was decided, and perhaps not
 carried out before a crash, is the same start when it is decided again.
 """
@@ -34,7 +36,7 @@ STOP_AGAIN_S = 10.0
 class ReplicaView:
     """A replica as the decision needs it. Times are unix seconds.
 
-    `lost_runner`: its runner is dead and its engine lives. `unseen`: the backend does not know it (yet).
+    `lost_runner`: its runner is dead and there is something for one to do. `unseen`: the backend does not know it.
     `drained`: every gateway has stopped routing to it and none has a request in flight on it.
     """
 
@@ -76,9 +78,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Give this replica a runner again (or for the first time, if an earlier start was cut off)."""
+    """Give this replica a runner again; or start it, if its start was cut off before the backend knew (`unseen`)."""
 
     id: str
+    unseen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,19 +184,19 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
     if replica.state.ended:
         return [Remove(replica.id)]
     if replica.stop_sent_at is not None:
-        again_at = replica.stop_sent_at + wanted.stop_grace_s + STOP_AGAIN_S
+        again_at = min(replica.stop_sent_at, now) + wanted.stop_grace_s + STOP_AGAIN_S
         if now >= again_at:
             return [Stop(replica.id, 0.0, "StopOverdue")]
         times.append(again_at)
         return []
     if replica.draining_since is not None:
-        over_at = replica.draining_since + wanted.drain_s
+        over_at = min(replica.draining_since, now) + wanted.drain_s
         if replica.drained or now >= over_at or replica.state.coming_up:
             return [Stop(replica.id, wanted.stop_grace_s, "Drained" if replica.drained else "DrainDeadline")]
         times.append(over_at)
         return [Resume(replica.id)] if replica.lost_runner else []
     if replica.unseen or replica.lost_runner:
-        return [Resume(replica.id)]
+        return [Resume(replica.id, replica.unseen)]
     if replica.deadline is not None:
         overdue_at = replica.deadline + OVERDUE_S
         if now >= overdue_at:
@@ -211,7 +214,7 @@ def _startable(wanted: Wanted, *, live: int, ready: int, now: float, times: list
     if lacking <= 0 or wanted.failures >= failures_allowed(ever_ready=wanted.ever_ready):
         return 0
     if wanted.failures and wanted.last_failure_at is not None:
-        due_at = wanted.last_failure_at + backoff_s(wanted.failures)
+        due_at = min(wanted.last_failure_at, now) + backoff_s(wanted.failures)
         if now < due_at:
             times.append(due_at)
             return 0

@@ -16,8 +16,8 @@ EventLevel = Literal["normal", "warning"]
 class RevisionTemplate(Declared):
     """What a revision runs: everything that affects its replicas, the model pinned to a version's digest.
 
-    `spec` has the fields that do not affect replicas (their number, the endpoint) at fixed values, so that equal
-    templates mean that nothing has to be replaced.
+    `spec` has the fields that do not affect replicas (their number, the time to drain) at fixed values, so that equal
+    templates mean that nothing has to be replaced. The endpoint does: engines are told the name they serve.
     """
 
     model: str

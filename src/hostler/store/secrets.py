@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from secrets import token_hex
 
 from hostler.spec.errors import NotFound
 from hostler.spec.names import check_name
@@ -21,7 +22,7 @@ class SecretFiles:
     def put(self, name: str, value: str) -> None:
         """Keep `value`, replacing the one before, atomically."""
         path = self._path(name)
-        temporary = self._folder / f".{name}.{os.getpid()}"
+        temporary = self._folder / f".{name}.{token_hex(8)}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(value.encode())

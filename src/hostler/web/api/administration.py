@@ -88,8 +88,8 @@ def remove_engine(name: str, verbs: TheVerbs) -> None:
 
 @router.post("/engines/{name}/install", response_class=StreamingResponse)
 async def install_engine(name: str, verbs: TheVerbs) -> StreamingResponse:
-    verbs.engines.get(name)
-    return StreamingResponse(verbs.engines.install(name), media_type="text/plain; charset=utf-8")
+    lines = await verbs.engines.install(name)
+    return StreamingResponse(lines, media_type="text/plain; charset=utf-8")
 
 
 @router.get("/schemas")

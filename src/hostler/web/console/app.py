@@ -53,7 +53,7 @@ class Console:
 
     async def overview(self, request: Request) -> Response:
         """Deployments, models and the last events."""
-        if not self._signed_in(request):
+        if not await asyncio.to_thread(self._signed_in, request):
             return RedirectResponse("/console/sign-in", status_code=303)
         verbs = self._verbs
         return self._page(
