@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -9,8 +10,19 @@ import pytest
 from tests.control_under_test import Clock, ControlUnderTest
 
 from hostler.backends.fake import Behaviour, FakeBackend
-from hostler.spec.errors import Conflict, EngineMissing, InsufficientMemory, InvalidRequest, NotFound, UpstreamFailed
+from hostler.spec.errors import (
+    Conflict,
+    DigestMismatch,
+    EngineMissing,
+    InsufficientMemory,
+    InvalidRequest,
+    NotFound,
+    UnsafeModel,
+    UpstreamFailed,
+)
+from hostler.spec.model import ModelSpec
 from hostler.spec.states import DeploymentState, ReplicaState
+from hostler.spec.version import ModelFacts, ModelFile, ModelVersion
 
 
 @pytest.fixture
@@ -322,3 +334,85 @@ async def test_a_secret_that_cannot_be_sent_is_told_and_nothing_else_suffers(
     assert "'provider' holds characters" in gpt.condition
     assert secret not in gpt.condition
     assert targets(control) == ["toy-1"]
+
+
+async def test_deployments_that_start_in_one_round_do_not_share_the_same_memory(control: ControlUnderTest) -> None:
+    control.push()
+    for name in ("one", "two", "three"):
+        await control.deploy(name, resources={"memory": "20Gi"})
+    await control.reconciler.round()
+    assert len(control.backend.started) == 1
+
+
+async def test_memory_planned_for_one_deployment_is_not_given_to_another(control: ControlUnderTest) -> None:
+    control.push()
+    await control.reconciler.round()
+    await control.deploy("one", resources={"memory": "20Gi"})
+    with pytest.raises(InsufficientMemory, match=r"12\.0 GiB is free"):
+        await control.deploy("two", resources={"memory": "20Gi"})
+
+
+async def test_a_runner_is_given_back_although_its_secret_is_gone(control: ControlUnderTest) -> None:
+    control.push()
+    control.context.secrets.put("hf", "x")
+    await control.deploy(env={"TOKEN": {"secret": "hf"}})
+    await control.rounds()
+    control.context.secrets.delete("hf")
+    control.backend.kill_runner("toy-1")
+    await control.rounds(10)
+    assert control.reconciler.observed["toy-1"].runner_alive
+    assert "ActionFailed" not in control.events()
+
+
+async def test_a_clock_that_is_set_back_stretches_no_wait(control: ControlUnderTest, clock: Clock) -> None:
+    control.push()
+    control.backend.behave("toy", Behaviour(fails_in=ReplicaState.STARTING))
+    await control.deploy()
+    await control.rounds(4)
+    before = len(control.backend.started)
+    assert before < 5
+    clock.forward(-3600)
+    assert "3600" not in (await control.get()).next_step
+    await control.rounds(30)
+    assert len(control.backend.started) > before
+
+
+async def test_a_deployment_that_is_being_deleted_takes_no_orders(ready: ControlUnderTest) -> None:
+    await ready.verbs.deployments.delete("toy")
+    with pytest.raises(Conflict, match="being deleted"):
+        await ready.verbs.deployments.scale("toy", replicas=5)
+
+
+async def test_a_pickle_pushed_past_the_commands_is_refused(control: ControlUnderTest) -> None:
+    digest, size = control.context.blobs.add_stream([b"\x80\x04cposix\nsystem\n."])
+    file = ModelFile(path="model.pkl", digest=digest, size=size)
+    card = ModelSpec(name="evil")
+    version = ModelVersion.build(card, files=(file,), facts=ModelFacts(), created_at=datetime.now(UTC))
+    with pytest.raises(UnsafeModel, match=r"model\.pkl"):
+        control.verbs.models.push("evil", version, alias=None)
+    lying = version.model_copy(update={"digest": "sha256:" + "0" * 64})
+    with pytest.raises(DigestMismatch):
+        control.verbs.models.push("evil", lying, alias=None)
+    assert control.verbs.models.list() == []
+
+
+async def test_a_manifest_that_cannot_be_read_hides_no_other_model(control: ControlUnderTest) -> None:
+    control.push("one")
+    control.push("two")
+    for path in (control.context.settings.paths.models / "manifests/one").glob("*.json"):
+        if path.name != "aliases.json":
+            path.chmod(0o644)
+            path.write_text("{")
+    assert [model.name for model in control.verbs.models.list()] == ["two"]
+    control.verbs.models.delete("two")
+
+
+async def test_a_restored_database_is_not_ignored_by_gateways_that_hold_newer_snapshots(
+    ready: ControlUnderTest,
+) -> None:
+    published = ready.feed.published[-1].version
+    ready.feed.newest_held = published + 1000
+    await ready.reconciler.round()
+    assert ready.feed.published[-1].version == published + 1001
+    await ready.reconciler.round()
+    assert ready.feed.published[-1].version == published + 1001

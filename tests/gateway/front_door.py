@@ -32,15 +32,23 @@ from hostler.spec.snapshot import (
 KEY = "hk_everyone_" + "a" * 40
 NARROW_KEY = "hk_narrowly_" + "b" * 40
 EXPIRED_KEY = "hk_oldenday_" + "c" * 40
+ADMIN_KEY = "hk_theadmin_" + "d" * 40
 REPLICA_TOKEN = "token-of-the-replica"
 
 
-def grant(key: str, *, endpoints: tuple[str, ...] | None = None, expires_at: float | None = None) -> KeyGrant:
+def grant(
+    key: str, *, endpoints: tuple[str, ...] | None = None, expires_at: float | None = None, role: str = "inference"
+) -> KeyGrant:
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return KeyGrant(id=key.split("_")[1], digest=digest, endpoints=endpoints, expires_at=expires_at)
+    return KeyGrant(id=key.split("_")[1], digest=digest, role=role, endpoints=endpoints, expires_at=expires_at)
 
 
-KEYS = (grant(KEY), grant(NARROW_KEY, endpoints=("digits", "gone")), grant(EXPIRED_KEY, expires_at=1_000_000.0))
+KEYS = (
+    grant(KEY),
+    grant(NARROW_KEY, endpoints=("digits", "gone")),
+    grant(EXPIRED_KEY, expires_at=1_000_000.0),
+    grant(ADMIN_KEY, role="admin"),
+)
 
 
 def endpoint(

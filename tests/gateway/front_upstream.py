@@ -247,6 +247,30 @@ class ScriptedUpstream:
         writer.write(b"220 smtp ready\r\n\r\n")
         await writer.drain()
 
+    async def _long_head(
+        self, _seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, what: str, count: str
+    ) -> None:
+        """A head, or trailers, of `count` times `what`, that are never whole."""
+        starts = {
+            "value": (b"HTTP/1.1 200 OK\r\nX: ", b"v"),
+            "line": (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+            "hint": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+            "trailer": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n", b"x: y\r\n"),
+        }
+        start, each = starts[what]
+        writer.write(start + each * int(count))
+        await self._until_gone(reader)
+
+    async def _headers(
+        self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: str, value: str
+    ) -> None:
+        """A whole answer whose head has `count` headers, each of `value` bytes."""
+        lines = b"".join(b"x-%d: %b\r\n" % (number, b"v" * int(value)) for number in range(int(count) - 1))
+        writer.write(b"HTTP/1.1 200 OK\r\n%bContent-Length: 200000\r\n\r\n%b" % (lines, b"b" * 200_000))
+
+    async def _trailers(self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx-trailer: theirs\r\n\r\n")
+
     async def _extra(self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A second answer behind the first, that nobody asked for."""
         writer.write(

@@ -52,6 +52,9 @@ async def door() -> AsyncIterator[Door]:
         idle_s=0.6,
         stalled_s=0.3,
         linger_s=0.3,
+        collect_s=1.0,
+        max_connections=8,
+        max_collected_bytes=100_000,
         connect_s=0.3,
         silent_s=0.3,
         upstream_idle_s=0.3,
@@ -209,4 +212,85 @@ async def test_a_replica_gets_no_more_than_it_may_have_at_once(door: Door, upstr
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"overloaded" in answer
     assert upstream.seen == []
+    writer.close()
+
+
+async def test_a_connection_that_says_nothing_has_only_a_heads_time() -> None:
+    front = Front(limits=Limits(head_s=10, idle_s=75), now=0.0, on_drained=lambda: None)
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(front), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    _, silent = streams[0]
+    reader, speaking = streams[1]
+    speaking.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    front.sweep(9.0)
+    assert len(front.connections) == 2
+    front.sweep(11.0)
+    await until(lambda: len(front.connections) == 1, "the silent connection is closed")
+    front.sweep(74.0)
+    assert len(front.connections) == 1
+    front.sweep(76.0)
+    await until(lambda: not front.connections, "the idle connection is closed")
+    silent.close()
+    speaking.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_body_that_comes_steadily_but_too_slowly_is_given_up(door: Door) -> None:
+    door.front.apply(snapshot(1, endpoint("chat", 9)))
+    reader, writer = await door.open()
+    writer.write(CHAT + b"content-length: 1000000\r\n\r\n")
+    answer = asyncio.create_task(everything(reader))
+    async with asyncio.timeout(10):
+        while door.front.connections and not writer.is_closing() and not answer.done():
+            writer.write(b"x")
+            await asyncio.sleep(0.01)
+    told = await answer
+    assert told.startswith(b"HTTP/1.1 408 ")
+    assert b"The whole body did not come within 1 s" in told
+    assert door.front.collected_bytes == 0
+    writer.close()
+
+
+async def test_bodies_that_are_read_whole_share_a_budget(door: Door, upstream: ScriptedUpstream) -> None:
+    body = b'{"model":"chat","x":"' + b"x" * 60_000 + b'"}'
+    head = CHAT + b"x-do: never\r\ncontent-length: %d\r\n\r\n" % len(body)
+    _, holding = await door.open()
+    holding.write(head + body)
+    await until(lambda: bool(upstream.seen), "the upstream has the request")
+    assert door.front.collected_bytes == len(body)
+    for pieces in ([head, body], [head + body]):
+        reader, writer = await door.open()
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        answer = await reader.readuntil(b"}}")
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in answer
+        assert b"overloaded" in answer
+        writer.close()
+    holding.close()
+    await until(lambda: door.front.collected_bytes == 0, "the budget is free again")
+    reader, writer = await door.open()
+    writer.write(head.replace(b"never", b"echo") + body)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    await until(lambda: door.front.collected_bytes == 0, "the answered request is not counted")
+    writer.close()
+
+
+async def test_a_connection_too_many_is_turned_away(door: Door) -> None:
+    streams = [await door.open() for _ in range(8)]
+    await until(lambda: len(door.front.connections) == 8, "the connections are there")
+    reader, writer = await door.open()
+    assert (await everything(reader)).startswith(b"HTTP/1.1 503 ")
+    assert len(door.front.connections) == 8
+    for _, other in streams:
+        other.close()
+    writer.close()
+    await until(lambda: not door.front.connections, "the connections are gone")
+    reader, writer = await door.open()
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
     writer.close()

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from front_door import EXPIRED_KEY, KEY, NARROW_KEY, REPLICA_TOKEN, Gateway, World
+from front_door import ADMIN_KEY, EXPIRED_KEY, KEY, NARROW_KEY, REPLICA_TOKEN, Gateway, World, endpoint
 from front_upstream import ScriptedUpstream
 
 
@@ -54,6 +54,8 @@ def test_credentials_and_hop_headers_stop_at_the_gateway(gateway: Gateway, upstr
     headers = gateway.chat(
         "chat",
         x_api_key="hk_other",
+        api_key="hk_other",
+        x_auth_token="hk_other",
         cookie="session=1",
         proxy_authorization="Basic xyz",
         connection="keep-alive, X-Private",
@@ -66,6 +68,7 @@ def test_credentials_and_hop_headers_stop_at_the_gateway(gateway: Gateway, upstr
     assert headers["host"] == f"127.0.0.1:{upstream.port}"
     assert KEY not in json.dumps(headers)
     gone = {"x-api-key", "cookie", "proxy-authorization", "connection", "x-private", "te", "keep-alive"}
+    gone |= {"api-key", "x-auth-token"}
     assert not gone & set(headers)
 
 
@@ -73,6 +76,7 @@ def test_hop_headers_of_the_answer_stop_at_the_gateway(gateway: Gateway, upstrea
     reply = gateway.chat("chat")
     assert reply.headers["x-engine"] == "scripted"
     assert "x-hop" not in reply.headers
+    assert "set-cookie" not in reply.headers
     assert "connection" not in reply.headers
     assert reply.headers["x-request-id"] != "theirs"
 
@@ -260,7 +264,7 @@ def test_an_external_provider_gets_its_model_key_and_host(world: World, gateway:
         "POST", "/v1/chat/completions?a=b", body=body, cookie="c", x_secret="s", content_type="application/json"
     ).json
     assert told["port"] == world.other.port
-    assert told["target"] == "/api/v1/chat/completions?a=b"
+    assert told["target"] == "/api/v1/chat/completions"
     assert told["body"] == '{"z":1.0,"model":"vendor/big-model","big":12345678901234567890123,"text":"\\u00e9","n":1e3}'
     headers = told["headers"]
     assert headers["authorization"] == "Bearer sk-theirs"
@@ -275,3 +279,44 @@ def test_an_external_providers_cookies_stay_away(gateway: Gateway) -> None:
 def test_an_external_provider_takes_only_openais_paths(gateway: Gateway) -> None:
     reply = gateway.ask("GET", "/endpoints/provider/v1/files")
     assert (reply.status, reply.error["code"]) == (404, "wrong_protocol")
+
+
+def test_a_provider_sees_one_model_however_its_name_is_written(gateway: Gateway) -> None:
+    body = b'{"Model": "other", "model": "provider", "MODEL": 1, "models": ["a"], "route": "x"}'
+    told = gateway.ask("POST", "/v1/chat/completions", body=body).json
+    assert told["body"] == '{"model":"vendor/big-model","models":["a"],"route":"x"}'
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/slots", "/lora-adapters", "/props?x=1", "/", "/v1", "/v1/%2e%2e/slots", "/v1/..%2Fslots", "/v1/..%5cslots"],
+)
+def test_an_inference_key_may_not_call_an_engines_own_paths(gateway: Gateway, path: str) -> None:
+    for key in (KEY, ADMIN_KEY):
+        reply = gateway.ask("GET", f"/endpoints/chat{path}", key=key)
+        if key == ADMIN_KEY:
+            assert reply.json["target"] == path
+        else:
+            assert (reply.status, reply.error["code"]) == (404, "unknown_route")
+            assert "/v1/..., GET /health" in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "path", "status"),
+    [
+        ("chat", "GET", "/v1/models", 200),
+        ("chat", "GET", "/health?x", 200),
+        ("chat", "POST", "/health", 404),
+        ("chat", "POST", "/predict", 404),
+        ("digits", "GET", "/v2/models/digits", 200),
+        ("digits", "POST", "/predict", 404),
+        ("scorer", "POST", "/predict", 200),
+        ("scorer", "GET", "/ready", 200),
+        ("scorer", "POST", "/predict/x", 404),
+    ],
+)
+def test_behind_an_endpoints_name_are_its_protocols_paths(
+    world: World, gateway: Gateway, name: str, method: str, path: str, status: int
+) -> None:
+    world.serve(endpoint("scorer", world.upstream.port, protocols=("predict",), engine="python"))
+    assert gateway.ask(method, f"/endpoints/{name}{path}", body=b"{}").status == status

@@ -77,4 +77,4 @@ def test_keys_are_found_by_digest() -> None:
     table = make().table(snapshot(1))
     key = grant("hk_x_y")
     assert key.digest not in table.keys
-    assert len(table.keys) == 3
+    assert len(table.keys) == 4

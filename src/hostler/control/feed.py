@@ -88,6 +88,7 @@ class Feed:
         after = _replica_ids(snapshot)
         for replica_id in before - after:
             self._left[replica_id] = snapshot.version
+        self.newest_held = 0 if snapshot.version > self.newest_held else self.newest_held
         for replica_id in after:
             self._left.pop(replica_id, None)
         self._snapshot = snapshot

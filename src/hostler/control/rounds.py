@@ -84,12 +84,14 @@ def merge(
     now: float,
 ) -> tuple[DeploymentRecord, list[ReplicaRecord]]:
     """Take in what the backend said: states, failures in a row, events. Saves what changed of the replicas."""
+    if record.last_failure_at is not None and record.last_failure_at > now:
+        record = replace(record, last_failure_at=now)
     merged: list[ReplicaRecord] = []
     told: list[NewEvent] = []
     changed: list[ReplicaRecord] = []
     for before in replicas:
         seen = observed.get(before.id)
-        after = _observed(before, seen, now)
+        after = _not_later(_observed(before, seen, now), now)
         if after.state is not before.state:
             told.append(_transition(before, after, seen))
             if after.state is ReplicaState.FAILED and after.revision == record.revision:
@@ -203,6 +205,19 @@ def _observed(before: ReplicaRecord, seen: ObservedReplica | None, now: float) -
         since=after.since,
         deadline=after.deadline,
         ready_at=ready_at,
+    )
+
+
+def _not_later(replica: ReplicaRecord, now: float) -> ReplicaRecord:
+    """The replica with no remembered time after `now`: the clock may have been set back."""
+    since, draining, stop = replica.since, replica.draining_since, replica.stop_sent_at
+    if max(since, draining or 0.0, stop or 0.0) <= now:
+        return replica
+    return replace(
+        replica,
+        since=min(since, now),
+        draining_since=None if draining is None else min(draining, now),
+        stop_sent_at=None if stop is None else min(stop, now),
     )
 
 

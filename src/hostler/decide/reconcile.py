@@ -3,7 +3,7 @@
 A deployment wants `replicas` live replicas of its current revision. Replicas of older revisions serve until as many
 new ones are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes.
 
-A clock that was set back must not stretch a wait: no time that is remembered counts as later than `now`.
+The caller sees to it that no time it passes is later than `now`: a clock that was set back must not stretch a wait.
 
 Replica ids are `NAME-ORDINAL` with an ordinal that only grows, so that a start that was decided, and perhaps not
 carried out before a crash, is the same start when it is decided again.
@@ -184,13 +184,13 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
     if replica.state.ended:
         return [Remove(replica.id)]
     if replica.stop_sent_at is not None:
-        again_at = min(replica.stop_sent_at, now) + wanted.stop_grace_s + STOP_AGAIN_S
+        again_at = replica.stop_sent_at + wanted.stop_grace_s + STOP_AGAIN_S
         if now >= again_at:
             return [Stop(replica.id, 0.0, "StopOverdue")]
         times.append(again_at)
         return []
     if replica.draining_since is not None:
-        over_at = min(replica.draining_since, now) + wanted.drain_s
+        over_at = replica.draining_since + wanted.drain_s
         if replica.drained or now >= over_at or replica.state.coming_up:
             return [Stop(replica.id, wanted.stop_grace_s, "Drained" if replica.drained else "DrainDeadline")]
         times.append(over_at)
@@ -214,7 +214,7 @@ def _startable(wanted: Wanted, *, live: int, ready: int, now: float, times: list
     if lacking <= 0 or wanted.failures >= failures_allowed(ever_ready=wanted.ever_ready):
         return 0
     if wanted.failures and wanted.last_failure_at is not None:
-        due_at = min(wanted.last_failure_at, now) + backoff_s(wanted.failures)
+        due_at = wanted.last_failure_at + backoff_s(wanted.failures)
         if now < due_at:
             times.append(due_at)
             return 0

@@ -81,7 +81,7 @@ def _failing(wanted: Wanted, count: str, *, serving: int, last_failure: str, now
             f"{wanted.failures} replicas failed in a row; no more are tried. {why}",
             f"Mend the cause, then `hostler start {wanted.name}`.",
         )
-    wait_s = max(0.0, min(wanted.last_failure_at or now, now) + backoff_s(wanted.failures) - now)
+    wait_s = max(0.0, (wanted.last_failure_at or now) + backoff_s(wanted.failures) - now)
     state = DeploymentState.DEGRADED if serving else DeploymentState.STARTING
     step = f"The next try begins in {wait_s:.0f} s." if wait_s >= 1 else "The next try begins at once."
     return Summary(state, "Restarting", f"{why} (failure {wanted.failures} in a row)", step)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from difflib import get_close_matches
+from urllib.parse import unquote
 
 from hostler.decide.admit import Denial, admit, may_call
+from hostler.gateway.routing import Route
 from hostler.gateway.table import Endpoint, Table
 from hostler.spec.errors import Forbidden, HostlerError, NotFound, Unauthenticated, Unavailable
 from hostler.spec.snapshot import KeyGrant
 
 NAMES_SHOWN = 10
+ENGINE_PATHS = {"openai": ("/v1/",), "oip": ("/v2/",), "predict": ("/predict", "/ready", "/health")}
+"""What a key that is no admin's may call of an engine that speaks a protocol: an end of "/" means all below. Engines
+have paths of their own, such as llama.cpp's /slots, that show and change what other callers do."""
 _NAMES_COMPARED = 500
 _NAME_LENGTH = 63
 
@@ -54,6 +60,40 @@ def endpoint_for(name: str, *, grant: KeyGrant, table: Table) -> Endpoint:
     return endpoint
 
 
+def check_protocol(endpoint: Endpoint, route: Route, *, path: str) -> None:
+    """Refuse, with `NotFound`, a path whose protocol the endpoint's engines do not speak."""
+    if endpoint.speaks(route.protocol):
+        return
+    spoken = ", ".join(endpoint.route.protocols) or "none"
+    raise NotFound(
+        f"{endpoint.name!r} runs on {endpoint.engines}, which speaks {spoken}; {path[:200]} needs {route.protocol}.",
+        hint=_instead(endpoint),
+        code="wrong_protocol",
+    )
+
+
+def check_path(path: str, *, method: str, grant: KeyGrant, endpoint: Endpoint) -> None:
+    """Refuse, with `NotFound`, a path of the engine (without query) that is none of its protocols' own."""
+    protocols = endpoint.route.protocols
+    if grant.role == "admin" or "any" in protocols:
+        return
+    allowed = [place for protocol in protocols for place in ENGINE_PATHS.get(protocol, ())]
+    # An engine may read an escaped dot or slash as a plain one.
+    plain = ".." not in re.split(r"[/\\]", unquote(path))
+    if plain and any(path.startswith(place) if place.endswith("/") else path == place for place in allowed):
+        return
+    if path == "/health" and method in ("GET", "HEAD"):
+        return
+    shown = [f"{place}..." if place.endswith("/") else place for place in allowed]
+    if "/health" not in shown:
+        shown.append("GET /health")
+    raise NotFound(
+        f"This API key may not call {path[:200]!r} of {endpoint.name!r}.",
+        hint=f"Behind /endpoints/{endpoint.name} it may call: {', '.join(shown)}. An admin's key may call any.",
+        code="unknown_route",
+    )
+
+
 def callable_names(grant: KeyGrant, *, table: Table) -> list[str]:
     """The endpoints that the key may call, in order of their names."""
     return sorted(name for name in table.endpoints if may_call(grant, name))
@@ -89,3 +129,12 @@ def _unauthenticated(denial: Denial | None) -> HostlerError:
         "This API key is not known here.",
         hint="Send the header 'Authorization: Bearer <key>' with a key of this platform.",
     )
+
+
+def _instead(endpoint: Endpoint) -> str:
+    protocols = endpoint.route.protocols
+    if "openai" in protocols:
+        return f'Use POST /v1/chat/completions with "model": "{endpoint.name}".'
+    if "oip" in protocols:
+        return f"Use POST /v2/models/{endpoint.name}/infer."
+    return f"Use /endpoints/{endpoint.name}/predict."

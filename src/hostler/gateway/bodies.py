@@ -39,11 +39,13 @@ def read_model(body: bytes) -> str:
 def with_model(body: bytes, *, model: str) -> bytes:
     """`body`, a JSON object, with another `model`; the other fields keep their bytes and their order.
 
-    Raises `InvalidRequest` if it is no such object.
+    Fields that are `model` in other letters (`Model`) are left out: a server that reads names in any case would take
+    one of them for the model. Raises `InvalidRequest` if it is no such object.
     """
     try:
         fields = _FIELDS.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not a JSON object: {error}.", code="invalid_json") from None
+    fields = {name: value for name, value in fields.items() if name == "model" or name.casefold() != "model"}
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)

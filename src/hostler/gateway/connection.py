@@ -7,7 +7,7 @@ import socket
 import time
 from typing import NamedTuple, cast
 
-from hostler.gateway.admission import authenticate, endpoint_for
+from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for
 from hostler.gateway.answers import Answer, error_answer, local_answer, public_answer
 from hostler.gateway.bodies import read_model
 from hostler.gateway.exchange import Exchange
@@ -18,9 +18,10 @@ from hostler.gateway.request import MAX_HEAD_BYTES, Request, read_request
 from hostler.gateway.routing import Kind, Route, find_route
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import RESET_ON_CLOSE
-from hostler.spec.errors import HostlerError, NotFound, TooLarge
+from hostler.spec.errors import HostlerError, NotFound, TooLarge, Unavailable
 from hostler.spec.snapshot import KeyGrant
 
+_TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
 _LAST_LINE_BREAK = 0x0D
@@ -42,6 +43,7 @@ class _Collecting(NamedTuple):
     route: Route
     grant: KeyGrant
     body: bytearray
+    since: float
 
 
 class Connection(asyncio.Protocol):
@@ -55,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_advancing",
         "_body_open",
         "_closing",
+        "_collected_bytes",
         "_collecting",
         "_decoder",
         "_exchange",
@@ -68,6 +71,7 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_request",
         "_since",
+        "_spoken",
         "_transport",
     )
 
@@ -79,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._request = _NONE
         self._exchange: Exchange | None = None
         self._collecting: _Collecting | None = None
+        self._collected_bytes = 0
         self._decoder: ChunkedDecoder | None = None
         self._left = 0
         self._body_open = False
@@ -87,6 +92,7 @@ class Connection(asyncio.Protocol):
         self._full_since: float | None = None
         self._head_since: float | None = None
         self._since = front.now
+        self._spoken = False
         self._advancing = False
         self._lingering = False
         self._closing = False
@@ -95,12 +101,18 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._front.connections.add(self)
+        if len(self._front.connections) < self._front.limits.max_connections:
+            self._front.connections.add(self)
+        else:
+            self._closing = True
+            self._transport.write(_TURNED_AWAY)
+            self._transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._lingering or self._closing:
             return
         self._since = self._front.now
+        self._spoken = True
         if self._body_open:
             self._receive(data)
             return
@@ -118,6 +130,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the event loop's signature
         self._closing = True
         self._front.connections.discard(self)
+        self._forget_body()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -155,6 +168,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self, *, close: bool) -> None:
         self._exchange = None
+        self._forget_body()
         if self._body_open:
             self._linger()
         elif close or self._front.draining:
@@ -201,8 +215,10 @@ class Connection(asyncio.Protocol):
         elif self._request is _NONE:
             if self._head_since is not None and now - self._head_since > limits.head_s:
                 self._refuse_head(RequestTimeout(f"The request's headers took longer than {limits.head_s:g} seconds."))
-            elif self._head_since is None and now - self._since > limits.idle_s:
+            elif self._head_since is None and now - self._since > (limits.idle_s if self._spoken else limits.head_s):
                 self._close()
+        elif self._collecting is not None and now - self._collecting.since > limits.collect_s:
+            self._give_up_body(RequestTimeout(f"The whole body did not come within {limits.collect_s:g} seconds."))
         elif not self._reading and self._peer_gone():
             self.abort()
         elif self._body_open and not self._held and now - self._since > limits.body_s:
@@ -278,14 +294,14 @@ class Connection(asyncio.Protocol):
             if self._decoder is None and self._left <= _COLLECTED_BYTES:
                 self._collect(request, route, grant)
             else:
-                self._pass(request, route, endpoint, body=None)
+                self._pass(request, route, grant, endpoint, body=None)
         elif route.kind in (Kind.OPENAI, Kind.OIP_INDEX):
             self._collect(request, route, grant)
         else:
             self._answer(local_answer(route, grant=grant, table=table))
 
-    def _pass(self, request: Request, route: Route, endpoint: Endpoint, *, body: bytes | None) -> None:
-        _check_protocol(endpoint, route, path=request.path)
+    def _pass(self, request: Request, route: Route, grant: KeyGrant, endpoint: Endpoint, *, body: bytes | None) -> None:
+        check_protocol(endpoint, route, path=request.path)
         if endpoint.external:
             raise NotFound(
                 f"{endpoint.name!r} is served by a provider, which only takes OpenAI's paths.",
@@ -295,6 +311,8 @@ class Connection(asyncio.Protocol):
         target = request.target[route.target_from :]
         if not target.startswith("/"):
             target = "/" + target
+        if route.target_from:
+            check_path(target.partition("?")[0], method=request.method, grant=grant, endpoint=endpoint)
         self._exchange = Exchange(self, request, front=self._front, endpoint=endpoint, target=target, body=body)
         self._exchange.start()
         if body is None:
@@ -311,9 +329,10 @@ class Connection(asyncio.Protocol):
         elif self._decoder is None and len(self._pending) >= self._left:
             body, self._pending = self._pending[: self._left], self._pending[self._left :]
             self._body_open = False
+            self._count_body(len(body))
             self._route_body(request, route, grant, body)
         else:
-            self._collecting = _Collecting(request, route, grant, bytearray())
+            self._collecting = _Collecting(request, route, grant, bytearray(), self._front.now)
             self._invite(request)
 
     def _invite(self, request: Request) -> None:
@@ -348,18 +367,35 @@ class Connection(asyncio.Protocol):
             if not self._body_open:
                 exchange.body_end()
         elif collecting is not None:
-            request, route, grant, body = collecting
-            for piece in pieces:
-                body += piece
-            if len(body) > self._front.limits.max_body_bytes:
+            try:
+                self._add_to_body(collecting, pieces)
+            except HostlerError as error:
                 self._collecting = None
-                self.refuse(self._too_large())
-            elif not self._body_open:
-                self._collecting = None
-                try:
-                    self._route_body(request, route, grant, bytes(body))
-                except HostlerError as error:
-                    self.refuse(error)
+                self.refuse(error)
+
+    def _add_to_body(self, collecting: _Collecting, pieces: list[bytes]) -> None:
+        """Keep a body's next bytes, and route it once it is whole. Raises `HostlerError`."""
+        request, route, grant, body, _ = collecting
+        self._count_body(sum(map(len, pieces)))
+        for piece in pieces:
+            body += piece
+        if len(body) > self._front.limits.max_body_bytes:
+            raise self._too_large()
+        if not self._body_open:
+            self._collecting = None
+            self._route_body(request, route, grant, bytes(body))
+
+    def _count_body(self, size: int) -> None:
+        """Count bytes that are kept until `_forget_body`. Raises `Unavailable` if the worker keeps too many."""
+        front = self._front
+        if front.collected_bytes + size > front.limits.max_collected_bytes:
+            raise Unavailable("The gateway holds as many request bodies as it may.", code="overloaded")
+        front.collected_bytes += size
+        self._collected_bytes += size
+
+    def _forget_body(self) -> None:
+        self._front.collected_bytes -= self._collected_bytes
+        self._collected_bytes = 0
 
     def _route_body(self, request: Request, route: Route, grant: KeyGrant, body: bytes) -> None:
         """Answer the request, whose body is whole. Raises `HostlerError`."""
@@ -370,9 +406,9 @@ class Connection(asyncio.Protocol):
         name = route.name if route.kind is Kind.PASS else read_model(body)
         endpoint = endpoint_for(name, grant=grant, table=front.table)
         if route.kind is Kind.PASS:
-            self._pass(request, route, endpoint, body=body)
+            self._pass(request, route, grant, endpoint, body=body)
             return
-        _check_protocol(endpoint, route, path=request.path)
+        check_protocol(endpoint, route, path=request.path)
         self._exchange = Exchange(self, request, front=front, endpoint=endpoint, target=request.target, body=body)
         self._exchange.start()
 
@@ -461,23 +497,3 @@ def _without_blank_lines(data: bytes) -> bytes:
     blank = data[: len(data) - len(rest)]
     whole = len(blank) // 2 * 2
     return data[whole:] if blank[:whole] == b"\r\n" * (whole // 2) else data
-
-
-def _check_protocol(endpoint: Endpoint, route: Route, *, path: str) -> None:
-    if endpoint.speaks(route.protocol):
-        return
-    spoken = ", ".join(endpoint.route.protocols) or "none"
-    raise NotFound(
-        f"{endpoint.name!r} runs on {endpoint.engines}, which speaks {spoken}; {path[:200]} needs {route.protocol}.",
-        hint=_instead(endpoint),
-        code="wrong_protocol",
-    )
-
-
-def _instead(endpoint: Endpoint) -> str:
-    protocols = endpoint.route.protocols
-    if "openai" in protocols:
-        return f'Use POST /v1/chat/completions with "model": "{endpoint.name}".'
-    if "oip" in protocols:
-        return f"Use POST /v2/models/{endpoint.name}/infer."
-    return f"Use /endpoints/{endpoint.name}/predict."

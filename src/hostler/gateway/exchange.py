@@ -174,7 +174,7 @@ class Exchange:
         pool = upstream.pool
         provider = pool.external is not None
         if provider:
-            target = pool.prefix + target.removeprefix("/v1")
+            target = pool.prefix + target.partition("?")[0].removeprefix("/v1")
         length = len(body) if body is not None else None if request.chunked else request.content_length
         head = upstream_head(request, target=target, lines=pool.lines, length=length, provider=provider)
         if body is None:

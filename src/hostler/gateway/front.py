@@ -11,6 +11,9 @@ from typing import Protocol
 from hostler.gateway.table import Pools, Table, empty_table
 from hostler.spec.snapshot import Snapshot
 
+MAX_CLIENTS = 10_000
+MAX_COLLECTED_BYTES = 256 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -18,12 +21,18 @@ class Limits:
 
     max_body_bytes: int = 32 * 1024 * 1024
     """Of a body that must be read to be routed; others stream."""
+    max_collected_bytes: int = MAX_COLLECTED_BYTES
+    """Of all bodies that are read whole, from their first byte to the end of their answer."""
+    max_connections: int = MAX_CLIENTS
+    """From clients; one more is turned away."""
     max_pipelined_bytes: int = 64 * 1024
     """Read ahead of the answer under way before reading stops."""
     head_s: float = 10.0
-    """From a head's first byte to its last."""
+    """From a head's first byte to its last; and for the first byte of a new connection."""
     body_s: float = 60.0
     """Without a byte of a body that is awaited."""
+    collect_s: float = 120.0
+    """For the whole of a body that must be read to be routed."""
     idle_s: float = 75.0
     """Of a kept-alive connection between requests."""
     stalled_s: float = 300.0
@@ -55,7 +64,18 @@ class Swept(Protocol):
 class Front:
     """The state of one worker. Only the event loop's thread touches it."""
 
-    __slots__ = ("_counter", "_prefix", "connections", "draining", "draw", "limits", "now", "pools", "table")
+    __slots__ = (
+        "_counter",
+        "_prefix",
+        "collected_bytes",
+        "connections",
+        "draining",
+        "draw",
+        "limits",
+        "now",
+        "pools",
+        "table",
+    )
 
     def __init__(self, *, limits: Limits, now: float, on_drained: Callable[[], None]) -> None:
         self.limits = limits
@@ -64,6 +84,8 @@ class Front:
         self.pools = Pools(on_drained=on_drained)
         self.table: Table = empty_table()
         self.connections: set[Swept] = set()
+        self.collected_bytes = 0
+        """Of bodies that were read whole and whose requests are under way."""
         self.draining = False
         self.draw: Callable[[], float] = random.Random().random  # noqa: S311 - spreads load, keeps no secret
         self._prefix = b"req-" + secrets.token_hex(6).encode()

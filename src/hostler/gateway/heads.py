@@ -23,9 +23,10 @@ _ANSWER_DROPPED = frozenset(
         b"content-length",
         b"transfer-encoding",
         b"x-request-id",
+        b"set-cookie",
     }
 )
-_PROVIDER_DROPPED = frozenset({b"set-cookie", b"alt-svc", b"strict-transport-security"})
+_PROVIDER_DROPPED = frozenset({b"alt-svc", b"strict-transport-security"})
 """What a provider says of its own origin; it would be false of the front door's."""
 _PROVIDER_SEES = frozenset(
     {b"accept", b"content-type", b"user-agent", b"openai-beta", b"anthropic-version", b"anthropic-beta"}

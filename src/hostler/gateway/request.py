@@ -36,6 +36,9 @@ _DROPPED = frozenset(
         b"trailer",
         b"upgrade",
         b"cookie",
+        b"api-key",
+        b"x-auth-token",
+        b"x_api_key",
     }
 )
 _READ_HERE = _ONCE | _DROPPED | {b"connection", b"x-request-id"}

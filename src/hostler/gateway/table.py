@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
+import msgspec
+
 from hostler.decide.balance import by_weight, least_outstanding
+from hostler.gateway.targets import UnusableTarget
 from hostler.gateway.upstream import Pool
 from hostler.spec.snapshot import DeploymentRoute, EndpointRoute, ExternalTarget, KeyGrant, ReplicaTarget, Snapshot
+
+_log = logging.getLogger("hostler.gateway")
 
 
 class Group(NamedTuple):
@@ -96,17 +102,30 @@ class Pools:
         self._on_drained = on_drained
         self._current: dict[Hashable, Pool] = {}
         self._retired: set[Pool] = set()
+        self._told: frozenset[tuple[str, str]] = frozenset()
 
     def table(self, snapshot: Snapshot) -> Table:
-        """Index `snapshot`, and retire the pools of targets that it lacks."""
+        """Index `snapshot`, and retire the pools of targets that it lacks.
+
+        The keys and the other endpoints are served whatever is wrong with one endpoint: a key that was revoked must
+        end with the snapshot that lacks it. An endpoint's condition says which of its targets cannot be used.
+        """
         wanted: dict[Hashable, Pool] = {}
         endpoints: dict[str, Endpoint] = {}
+        problems: dict[tuple[str, str], None] = {}
         for route in snapshot.endpoints:
-            groups = tuple(
-                Group(deployment.weight, self._deployment(route, deployment, wanted))
-                for deployment in route.deployments
-            )
-            endpoints[route.name] = Endpoint(route, groups)
+            try:
+                endpoint, unusable = self._endpoint(route, wanted)
+            except Exception:  # noqa: BLE001 - the outermost frame of one endpoint, whose failure ends no other
+                _log.exception("endpoint %r cannot be served", route.name)
+                condition = "The gateway failed to prepare it; the gateway's log says why."
+                endpoint, unusable = Endpoint(msgspec.structs.replace(route, condition=condition), ()), []
+            endpoints[route.name] = endpoint
+            problems |= dict.fromkeys((route.name, sentence) for sentence in unusable)
+        for name, sentence in problems:
+            if (name, sentence) not in self._told:
+                _log.warning("a target of endpoint %r cannot be used: %s", name, sentence)
+        self._told = frozenset(problems)
         for key, pool in self._current.items():
             if key not in wanted:
                 pool.retire()
@@ -138,18 +157,36 @@ class Pools:
         for pool in (*self._current.values(), *self._retired):
             pool.close()
 
+    def _endpoint(self, route: EndpointRoute, wanted: dict[Hashable, Pool]) -> tuple[Endpoint, list[str]]:
+        """The endpoint, and what is wrong with those of its targets that cannot be used."""
+        unusable: list[str] = []
+        groups = tuple(
+            Group(deployment.weight, self._deployment(route, deployment, wanted, unusable))
+            for deployment in route.deployments
+        )
+        if unusable:
+            sentences = dict.fromkeys(sentence for sentence in (route.condition, *unusable) if sentence)
+            route = msgspec.structs.replace(route, condition=" ".join(sentences))
+        return Endpoint(route, groups), unusable
+
     def _deployment(
-        self, route: EndpointRoute, deployment: DeploymentRoute, wanted: dict[Hashable, Pool]
+        self, route: EndpointRoute, deployment: DeploymentRoute, wanted: dict[Hashable, Pool], unusable: list[str]
     ) -> tuple[Pool, ...]:
         targets: list[tuple[Hashable, ReplicaTarget | ExternalTarget]] = [
             (replica, replica) for replica in deployment.replicas
         ]
         if deployment.external is not None:
             targets.append(((route.name, deployment.name, deployment.external), deployment.external))
+        pools: list[Pool] = []
         for key, target in targets:
             if key not in wanted:
-                wanted[key] = self._current.get(key) or Pool(target, on_drained=self._drained)
-        return tuple(wanted[key] for key, _ in targets)
+                try:
+                    wanted[key] = self._current.get(key) or Pool(target, on_drained=self._drained)
+                except UnusableTarget as error:
+                    unusable.append(str(error))
+                    continue
+            pools.append(wanted[key])
+        return tuple(pools)
 
     def _drained(self, pool: Pool) -> None:
         self._retired.discard(pool)

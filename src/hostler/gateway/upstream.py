@@ -11,17 +11,20 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
-from urllib.parse import urlsplit
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
 from hostler.gateway.heads import AnswerHead, UnusableAnswer
-from hostler.settings import url_host
+from hostler.gateway.targets import address_of
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
 
 MAX_CONNECTIONS = 4096
 """To one target; a request that would need one more is refused."""
 MAX_IDLE = 256
+MAX_HEAD_BYTES = 64 * 1024
+"""Of an answer's head, the informational ones before it included; and of what may come between two parts of a body."""
+MAX_HEADERS = 256
+_LAST_STATUS = 599
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: closing sends a reset."""
 
@@ -56,6 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection to a target. Bytes that come while nobody uses it end it: they would answer the next request."""
 
     __slots__ = (
+        "_barren",
         "_headers",
         "_held",
         "_informational",
@@ -80,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._taker: Taker | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._informational = False
+        self._barren = 0
         self.closed = False
         self._held = False
         self.reused = False
@@ -87,6 +92,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
+        self._barren = 0
         self.answer: AnswerHead | None = None
         self.answered = False
         self.overrun = False
@@ -138,7 +144,8 @@ class UpstreamConnection(asyncio.Protocol):
         if transport.get_write_buffer_size():
             # An orderly end would wait behind what the upstream does not read; a reset does not.
             connection: socket.socket = transport.get_extra_info("socket")
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         transport.abort()
 
     # What the event loop calls.
@@ -154,7 +161,10 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.received = True
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
+        except UnusableAnswer as error:
+            self._lose(f"it sent {error}")
+            return
         except HttpParserCallbackError as error:
             if not isinstance(error.__context__, UnusableAnswer):
                 raise
@@ -167,6 +177,23 @@ class UpstreamConnection(asyncio.Protocol):
             self.overrun = True
         if self._taker is taker:
             taker.answer_flush(ended=self.answered, reusable=self.reusable and not self.overrun)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse `data`. Raises `UnusableAnswer` if too much has come that is neither a whole head nor body.
+
+        The parser keeps a header until it is whole, however long it gets, so it is given no more than may be kept.
+        """
+        if self.answer is None and self._barren + len(data) > MAX_HEAD_BYTES:
+            room = MAX_HEAD_BYTES - self._barren
+            self._barren = MAX_HEAD_BYTES
+            self._parser.feed_data(data[:room])
+            if self.answer is None:
+                raise UnusableAnswer("a head that is too large")
+            data = data[room:]
+        self._barren += len(data)
+        self._parser.feed_data(data)
+        if self._barren > MAX_HEAD_BYTES and not self.answered:
+            raise UnusableAnswer("too much between two parts of its body")
 
     def eof_received(self) -> None:
         taker = self._taker
@@ -200,18 +227,24 @@ class UpstreamConnection(asyncio.Protocol):
             self.overrun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if self.answer is None:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         headers, self._headers = self._headers, []
         if self.overrun or self._taker is None:
             return
+        if len(headers) > MAX_HEADERS:
+            raise UnusableAnswer("a head that is too large")
         status = self._parser.get_status_code()
-        self._informational = 100 <= status < 200
+        if not 100 <= status <= _LAST_STATUS:
+            raise UnusableAnswer(f"the status {status}, which HTTP does not have")
+        self._informational = status < 200
         if self._informational:
             if status == 101:
                 raise UnusableAnswer("a switch of protocols nobody asked for")
             return
+        self._barren = 0
         self.answer = AnswerHead(status, headers, method=self._taker.method)
         self._taker.answer_head(self.answer)
         if not self.answer.has_body:
@@ -219,6 +252,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.answered = True
 
     def on_body(self, data: bytes) -> None:
+        self._barren = 0
         if self._taker is not None and not self.answered:
             self._taker.answer_body(data)
 
@@ -254,32 +288,20 @@ class Pool:
     def __init__(
         self, target: ReplicaTarget | ExternalTarget, *, on_drained: Callable[[Pool], None] | None = None
     ) -> None:
+        """Raises `UnusableTarget`."""
         self._idle: deque[UpstreamConnection] = deque()
         self._connections: set[UpstreamConnection] = set()
         self._on_drained = on_drained
-        self._tls = False
         self.in_flight = 0
         self.retired = False
-        self.prefix = ""
         self.external: ExternalTarget | None = None
         self.replica_id: str | None = None
         match target:
             case ReplicaTarget():
                 self.replica_id = target.id
-                self.host, self.port, secret = target.host, target.port, target.token
-                authority = f"{url_host(self.host)}:{self.port}"
             case ExternalTarget():
                 self.external = target
-                url = urlsplit(target.base_url)
-                self._tls = url.scheme == "https"
-                self.host, secret = url.hostname or "", target.api_key
-                self.port = url.port or (443 if self._tls else 80)
-                self.prefix = url.path.rstrip("/")
-                authority = url.netloc.rpartition("@")[2]
-        lines = f"host: {authority}\r\n"
-        if secret is not None:
-            lines += f"authorization: Bearer {secret}\r\n"
-        self.lines = lines.encode("latin-1")
+        self.host, self.port, self.lines, self._tls, self.prefix = address_of(target)
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection, the one used last, or None."""
@@ -315,6 +337,9 @@ class Pool:
             taker.not_connected(f"its certificate is not trusted ({error.verify_message})")
         except OSError as error:
             taker.not_connected(f"it does not accept connections ({error.strerror or error})")
+        except (ValueError, OverflowError):
+            # What a resolver says of a name it cannot encode, such as one with a label of over 63 bytes.
+            taker.not_connected("its host is not a name that can be looked up")
         else:
             taker.connected(connection)
 

@@ -12,13 +12,16 @@ from contextlib import suppress
 
 from hostler.gateway.connection import Connection
 from hostler.gateway.feed import Feed
-from hostler.gateway.front import Front, Limits
+from hostler.gateway.front import MAX_CLIENTS, MAX_COLLECTED_BYTES, Front, Limits
 from hostler.gateway.listener import listening_socket
 from hostler.gateway.snapshot_file import read_snapshot
 from hostler.process_files import write_process_file
 from hostler.settings import Settings
 
 BACKLOG = 2048
+_KEPT_FILES = 512
+"""Open files kept for the worker itself and its connections to engines beyond one for each client."""
+_LEAST_CONNECTIONS = 16
 _STOP_POLL_S = 0.02
 
 _log = logging.getLogger("hostler.gateway")
@@ -31,7 +34,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._settings = settings
         self._number = number
-        self._limits = limits or Limits(max_body_bytes=settings.max_body_bytes)
+        self._limits = limits or Limits(
+            max_body_bytes=settings.max_body_bytes,
+            max_collected_bytes=max(MAX_COLLECTED_BYTES, 2 * settings.max_body_bytes),
+            max_connections=most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        )
         self._stop = asyncio.Event()
         self.front = Front(limits=self._limits, now=loop.time(), on_drained=self._drained)
         self._feed = Feed(
@@ -103,6 +110,13 @@ class Worker:
 
     def _drained(self) -> None:
         self._feed.report_soon()
+
+
+def most_connections(file_limit: int) -> int:
+    """How many clients a worker that may open `file_limit` files serves: each may need a connection to an engine."""
+    if file_limit == resource.RLIM_INFINITY:
+        return MAX_CLIENTS
+    return max(_LEAST_CONNECTIONS, min(MAX_CLIENTS, (file_limit - _KEPT_FILES) // 2))
 
 
 def raise_file_limit() -> None:
