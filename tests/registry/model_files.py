@@ -101,15 +101,22 @@ def field(number: int, content: int | bytes | str) -> bytes:
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
-def onnx(*, elements: int = 100, external: str | None = None) -> bytes:
-    """An ONNX model with one initializer of floats, inside or in another file."""
+def external_tensor(place: str) -> bytes:
+    """An ONNX tensor of one float that is in the file `place`."""
+    return field(1, 1) + field(2, 1) + field(13, field(1, "location") + field(2, place)) + field(14, 1)
+
+
+def onnx(
+    *, elements: int = 100, external: str | None = None, node: bytes = b"", graph: bytes = b"", model: bytes = b""
+) -> bytes:
+    """An ONNX model with one initializer of floats, inside or in another file, and further fields of its parts."""
     tensor = field(1, elements) + field(2, 1) + field(8, "weights")
     if external is None:
         tensor += field(9, b"\0" * (4 * elements))
     else:
         tensor += field(13, field(1, "location") + field(2, external)) + field(14, 1)
-    graph = field(1, field(4, "Identity")) + field(2, "main") + field(5, tensor)
-    return field(1, 9) + field(2, "tests") + field(7, graph) + field(8, field(1, "") + field(2, 18))
+    graph = field(1, field(4, "Identity") + node) + field(2, "main") + field(5, tensor) + graph
+    return field(1, 9) + field(2, "tests") + field(7, graph) + field(8, field(1, "") + field(2, 18)) + model
 
 
 CONFIG: Mapping[str, Any] = {

@@ -6,7 +6,8 @@
 
 Until the answer's head is sent, whatever goes wrong is an error the client reads; after that it can only be cut off.
 A request is sent twice at most: when a connection could not be made, or when a kept-alive one ended without a byte of
-answer (the upstream had closed it as idle).
+answer at once (the upstream had closed it as idle). An upstream that ends later may have died of the request, which
+must not kill the next one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, Ups
 
 _JOINED_BYTES = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
+
+
+_STALE_WITHIN_S = 0.1
+"""How soon a connection that was closed as idle shows it after something was sent on it."""
 
 
 class Client(Protocol):
@@ -73,6 +78,7 @@ class Exchange:
         "_out",
         "_pool",
         "_request",
+        "_sent_at",
         "_sent_body",
         "_target",
         "_upstream",
@@ -102,6 +108,7 @@ class Exchange:
         self._close = False
         self._out: list[bytes] = []
         self._heard = front.now
+        self._sent_at = 0.0
 
     @property
     def answering(self) -> bool:
@@ -170,6 +177,8 @@ class Exchange:
         self._connecting = None
         self._upstream = upstream
         self._heard = self._front.now
+        if upstream.reused:
+            self._sent_at = asyncio.get_running_loop().time()
         request, body, target = self._request, self._sent_body, self._target
         pool = upstream.pool
         provider = pool.external is not None
@@ -224,7 +233,8 @@ class Exchange:
     def upstream_lost(self, reason: str, *, unanswered: bool) -> None:
         """Send the request again if it was never taken up; else tell the client, or cut it off."""
         failed = self._pool
-        stale = unanswered and self._upstream is not None and self._upstream.reused
+        quick = asyncio.get_running_loop().time() - self._sent_at <= _STALE_WITHIN_S
+        stale = unanswered and quick and self._upstream is not None and self._upstream.reused
         self._release(reusable=False)
         if stale:
             self._again(without=failed, otherwise=failed, reason=reason)

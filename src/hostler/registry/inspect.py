@@ -34,29 +34,33 @@ def inspect_folder(files: Path | Sequence[Entry], *, card: ModelSpec | None = No
 
     Every file of the format that counts is checked against its length. Raises `InvalidRequest` (`invalid_file`)
     for a file that is not what its name says, is cut off, or whose shards are not all there; `ambiguous_model` for
-    several models in one folder.
+    several models in one folder. ONNX files are checked whichever format counts: what loads one would open the files
+    it names.
     """
     entries = sorted(_entries(files) if isinstance(files, Path) else files)
     for entry in entries:
         check_whole(entry)
+    graphs = _onnx_headers(entries)
     preferred = _ENGINE_FORMATS.get(card.engine or "") if card is not None else None
     if card is not None and card.python is not None:
         preferred = ModelFormat.PYTHON
     for kind in _ORDER if preferred is None else (preferred, *_ORDER):
-        facts = _facts(kind, entries, card)
+        facts = _facts(kind, entries, card, graphs)
         if facts is not None:
             return facts
     return ModelFacts(weight_bytes=_bytes(entries))
 
 
-def _facts(kind: ModelFormat, entries: Sequence[Entry], card: ModelSpec | None) -> ModelFacts | None:
+def _facts(
+    kind: ModelFormat, entries: Sequence[Entry], card: ModelSpec | None, graphs: dict[Entry, OnnxHeader]
+) -> ModelFacts | None:
     match kind:
         case ModelFormat.GGUF:
             return _gguf_facts(entries)
         case ModelFormat.SAFETENSORS:
             return _safetensors_facts(entries)
         case ModelFormat.ONNX:
-            return _onnx_facts(entries)
+            return _onnx_facts(entries, graphs)
         case ModelFormat.PYTHON:
             return _python_facts(entries, card)
         case ModelFormat.NONE:
@@ -177,15 +181,21 @@ def _weights(headers: dict[Entry, SafetensorsHeader], indexed: frozenset[str] | 
     return [entry for entry in headers if entry.path.count("/") == depth]
 
 
-def _onnx_facts(entries: Sequence[Entry]) -> ModelFacts | None:
+def _onnx_headers(entries: Sequence[Entry]) -> dict[Entry, OnnxHeader]:
+    """What every ONNX file says; the files they keep weights in must be among `entries`."""
     headers = {entry: read_onnx(entry.real, name=entry.path) for entry in _named(entries, ".onnx")}
+    paths = {entry.path for entry in entries}
+    for entry, header in headers.items():
+        for external in _external(entry, header):
+            if external not in paths:
+                raise invalid_file(external, f"is missing: {entry.path} keeps weights in it", hint="Fetch it too.")
+    return headers
+
+
+def _onnx_facts(entries: Sequence[Entry], headers: dict[Entry, OnnxHeader]) -> ModelFacts | None:
     if not headers:
         return None
     by_path = {entry.path: entry for entry in entries}
-    for entry, header in headers.items():
-        for external in _external(entry, header):
-            if external not in by_path:
-                raise invalid_file(external, f"is missing: {entry.path} keeps weights in it", hint="Fetch it too.")
     chosen = next((entry for entry in headers if PurePosixPath(entry.path).name == "model.onnx"), None)
     if chosen is None:
         _one_of([entry.path for entry in headers], "ONNX")

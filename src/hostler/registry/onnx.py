@@ -1,16 +1,19 @@
 """Reading what an ONNX file says of itself from protobuf's wire format, without loading it.
 
-Source of the field numbers: onnx/onnx.proto. Only lengths and a few numbers are read; weights are stepped over.
+Source of the field numbers: onnx/onnx.proto. Only lengths and a few numbers are read; weights are stepped over. Every
+tensor may keep its numbers in another file, wherever it is: in a node's attribute, a function, a graph in a graph.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -18,13 +21,48 @@ from hostler.registry.formats import HEAD_BYTES, invalid_file, looks_like
 
 _MAX_FIELDS = 4_000_000
 _MAX_TEXT = 4096
+_MAX_DEPTH = 100
+"""Messages in messages; protobuf's own limit."""
+_PIECE_BYTES = 64 * 1024
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET = 1, 7, 8
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
-_GRAPH_INITIALIZER = 5
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_EXTERNAL = 1, 2, 13
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_NUMBERS = re.compile(rb"(?:\x3d.{4}|\x40[\x80-\xff]{0,9}+[\x00-\x7f])++", re.DOTALL)
+"""A run of an attribute's `floats` and `ints`, one field each: a forest of trees has millions."""
+
+
+class _Kind(Enum):
+    GRAPH = auto()
+    TRAINING = auto()
+    FUNCTION = auto()
+    NODE = auto()
+    ATTRIBUTE = auto()
+    SPARSE = auto()
+    WEIGHT = auto()
+    """A tensor that counts as the model's weights."""
+    TENSOR = auto()
+
+
+_PARTS: Mapping[_Kind, Mapping[int, _Kind]] = {
+    _Kind.GRAPH: {1: _Kind.NODE, 5: _Kind.TENSOR, 15: _Kind.SPARSE},
+    _Kind.TRAINING: {1: _Kind.GRAPH, 2: _Kind.GRAPH},
+    _Kind.FUNCTION: {7: _Kind.NODE, 11: _Kind.ATTRIBUTE},
+    _Kind.NODE: {5: _Kind.ATTRIBUTE},
+    _Kind.ATTRIBUTE: {
+        5: _Kind.TENSOR,
+        6: _Kind.GRAPH,
+        10: _Kind.TENSOR,
+        11: _Kind.GRAPH,
+        22: _Kind.SPARSE,
+        23: _Kind.SPARSE,
+    },
+    _Kind.SPARSE: {1: _Kind.TENSOR, 2: _Kind.TENSOR},
+}
+"""By the number of the field that holds it, what a message is made of, where a tensor may be in it."""
+_MODEL_PARTS: Mapping[int, _Kind] = {_MODEL_GRAPH: _Kind.GRAPH, 20: _Kind.TRAINING, 25: _Kind.FUNCTION}
 
 _TYPES = {
     1: ("F32", 32),
@@ -91,11 +129,23 @@ def read_onnx(path: Path, *, name: str) -> OnnxHeader:
             ) from None
     if not header.has_graph or not header.ir_version or not header.opsets:
         raise invalid_file(name, f"is not an ONNX model: {looks_like(head)}")
-    for external in header.external_files:
-        place = PurePosixPath(external)
-        if place.is_absolute() or ".." in place.parts or "\\" in external:
+    for external in sorted(header.external_files):
+        if _leads_out(external):
             raise invalid_file(name, f"keeps weights outside of the model's folder, in {external!r}")
     return header
+
+
+def _leads_out(location: str) -> bool:
+    """Whether this is no plain relative path. `*/` begins ONNX Runtime's tag of an address in memory."""
+    place = PurePosixPath(location)
+    return (
+        not place.parts
+        or place.is_absolute()
+        or ".." in place.parts
+        or location.startswith("*/")
+        or "\\" in location
+        or any(ord(character) < 32 or ord(character) == 127 for character in location)
+    )
 
 
 def _read_model(wire: _Wire, size: int, header: OnnxHeader) -> None:
@@ -104,11 +154,27 @@ def _read_model(wire: _Wire, size: int, header: OnnxHeader) -> None:
             header.ir_version = item.value
         elif item.number == _MODEL_OPSET and item.wire == _BYTES:
             _read_opset(wire, item, header)
-        elif item.number == _MODEL_GRAPH and item.wire == _BYTES:
-            header.has_graph = True
-            for part in wire.fields(item.value, item.end):
-                if part.number == _GRAPH_INITIALIZER and part.wire == _BYTES:
-                    _read_tensor(wire, part, header)
+        elif item.number in _MODEL_PARTS and item.wire == _BYTES:
+            header.has_graph = header.has_graph or item.number == _MODEL_GRAPH
+            _read_part(wire, item, _MODEL_PARTS[item.number], header)
+
+
+def _read_part(wire: _Wire, part: _Field, kind: _Kind, header: OnnxHeader) -> None:
+    """Read every tensor in a part of the model, however deep; those at the top of the graph are its weights."""
+    waiting = [(part, kind, 1)]
+    while waiting:
+        message, kind, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise _Malformed
+        if kind in (_Kind.TENSOR, _Kind.WEIGHT):
+            _read_tensor(wire, message, header, counted=kind is _Kind.WEIGHT)
+            continue
+        parts = _PARTS[kind]
+        for item in wire.fields(message.value, message.end, skip_numbers=kind is _Kind.ATTRIBUTE):
+            if item.number in parts and item.wire == _BYTES:
+                inner = parts[item.number]
+                is_weight = message is part and kind is _Kind.GRAPH and inner is _Kind.TENSOR
+                waiting.append((item, _Kind.WEIGHT if is_weight else inner, depth + 1))
 
 
 def _read_opset(wire: _Wire, item: _Field, header: OnnxHeader) -> None:
@@ -121,7 +187,7 @@ def _read_opset(wire: _Wire, item: _Field, header: OnnxHeader) -> None:
     header.opsets[domain] = version
 
 
-def _read_tensor(wire: _Wire, tensor: _Field, header: OnnxHeader) -> None:
+def _read_tensor(wire: _Wire, tensor: _Field, header: OnnxHeader, *, counted: bool) -> None:
     shape: list[int] = []
     type_name, bits = "?", 0
     for part in wire.fields(tensor.value, tensor.end):
@@ -134,7 +200,7 @@ def _read_tensor(wire: _Wire, tensor: _Field, header: OnnxHeader) -> None:
             if entry.get(_ENTRY_KEY) == "location":
                 header.external_files.add(entry.get(_ENTRY_VALUE, ""))
     elements = math.prod(shape[:16])
-    if elements < 2**62:
+    if counted and elements < 2**62:
         header.parameters += elements
         header.types[type_name] += elements * bits // 8
 
@@ -146,17 +212,21 @@ class _Wire:
         self._file = file
         self._fields_left = _MAX_FIELDS
 
-    def fields(self, start: int, end: int) -> Iterator[_Field]:
+    def fields(self, start: int, end: int, *, skip_numbers: bool = False) -> Iterator[_Field]:
         """The fields of the message from `start` to `end`, which they must fill exactly."""
         position = start
         while position < end:
+            if skip_numbers:
+                position = self._after_numbers(position, end)
+                if position == end:
+                    return
             self._fields_left -= 1
             if self._fields_left < 0:
                 raise _Malformed
             self._file.seek(position)
             tag, position = self._varint(position, end)
             number, wire = tag >> 3, tag & 7
-            if number == 0:
+            if number == 0 or tag >= 2**32:  # protobuf itself would cut a longer tag, to another field's number
                 raise _Malformed
             value = position
             if wire == _VARINT:
@@ -171,6 +241,15 @@ class _Wire:
             if position > end:
                 raise _Malformed
             yield _Field(number, wire, value, position)
+
+    def _after_numbers(self, position: int, end: int) -> int:
+        while position < end:
+            self._file.seek(position)
+            run = _NUMBERS.match(self._file.read(min(_PIECE_BYTES, end - position)))
+            if run is None:
+                break
+            position += run.end()
+        return position
 
     def text(self, item: _Field) -> str:
         if item.end - item.value > _MAX_TEXT:

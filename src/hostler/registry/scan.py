@@ -17,7 +17,7 @@ from hostler.registry.checkpoint import read_json
 from hostler.registry.files import Entry, Finding
 from hostler.registry.formats import contains, read_head
 from hostler.registry.keras import keras_problem
-from hostler.registry.pickles import pickle_inside
+from hostler.registry.pickles import is_text, pickle_inside
 from hostler.spec.errors import InvalidRequest, UnsafeModel
 from hostler.spec.model import ModelSpec
 
@@ -27,10 +27,6 @@ ALLOWANCES = ("pickle", "remote-code", "code", "links")
 _SHOWN = 5
 _PICKLE_ENDINGS = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".dill", ".nemo", ".pkl.gz", ".joblib.gz")
 _PICKLE_NAMES = ("pytorch_model*.bin", "adapter_model*.bin", "training_args.bin", "optimizer.bin", "scheduler.bin")
-_TEXT_ENDINGS = frozenset(
-    {".txt", ".md", ".rst", ".json", ".jsonl", ".jinja", ".yaml", ".yml", ".toml", ".csv", ".tsv", ".html", ".xml"}
-    | {".py", ".ini", ".cfg", ".vocab", ".merges"}
-)
 _CODE_ENDINGS = frozenset({".py", ".pyc", ".pyo", ".pyw"})
 _LIBRARY_ENDINGS = frozenset({".so", ".dll", ".dylib", ".pyd", ".exe", ".llamafile"})
 _ELF = b"\x7fELF"
@@ -85,7 +81,7 @@ def check_allowances(allow: Collection[str]) -> None:
 def _pickle(entry: Entry) -> Finding | None:
     name = PurePosixPath(entry.path)
     lower = name.name.lower()
-    problem = pickle_inside(entry.real, text=name.suffix.lower() in _TEXT_ENDINGS)
+    problem = pickle_inside(entry.real, text=is_text(entry.path))
     if problem is None and (lower.endswith(_PICKLE_ENDINGS) or any(name.match(item) for item in _PICKLE_NAMES)):
         problem = "is a pickle by its name"
     if problem is None:
