@@ -243,6 +243,12 @@ class ScriptedUpstream:
     async def _drop(self, _seen: Seen, _reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         raise Gone
 
+    async def _die(
+        self, _seen: Seen, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter, seconds: str
+    ) -> None:
+        await self._paced(reader, float(seconds))
+        raise Gone
+
     async def _garbage(self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 smtp ready\r\n\r\n")
         await writer.drain()

@@ -153,6 +153,16 @@ def test_a_kept_connection_that_was_closed_is_tried_once_more(gateway: Gateway, 
         assert gateway.chat("chat", x_do="stale").status == 200
 
 
+def test_a_request_its_upstream_may_have_died_of_is_not_sent_again(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    assert gateway.chat("chat").status == 200
+    before = len(upstream.seen)
+    reply = gateway.chat("chat", x_do="die:0.5")
+    assert (reply.status, reply.error["code"]) == (502, "upstream_failed")
+    assert len(upstream.seen) == before + 1
+
+
 def test_a_refused_connection_is_tried_at_another_replica(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     for _ in range(30):
         assert gateway.chat("both").status == 200
