@@ -50,6 +50,10 @@ class Harness(Protocol):
         """Let time pass until `condition` holds; fails the test after a while."""
         ...
 
+    async def crash_start(self, replica_id: str) -> None:
+        """Start a replica of the toy as a platform does that is killed with the runner, before the first status."""
+        ...
+
     async def kill_runner(self, replica: ObservedReplica) -> None: ...
 
     async def kill_engine(self, replica: ObservedReplica) -> None: ...
@@ -74,6 +78,10 @@ class FakeHarness:
                 return
             self.now += 0.1
         raise AssertionError("not in a hundred seconds of virtual time")
+
+    async def crash_start(self, replica_id: str) -> None:
+        await self._fake.start(replica_id, launch())
+        self._fake.crash_start(replica_id)
 
     async def kill_runner(self, replica: ObservedReplica) -> None:
         self._fake.kill_runner(replica.replica_id)
@@ -101,6 +109,9 @@ class LocalHarness:
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"not within {PATIENCE_S} s: {list(await self.backend.list())}")
+
+    async def crash_start(self, replica_id: str) -> None:
+        await LocalBackend(self._home, python="/bin/true").start(replica_id, launch())
 
     async def kill_runner(self, replica: ObservedReplica) -> None:
         assert replica.status.runner is not None

@@ -159,6 +159,25 @@ async def test_a_replica_without_a_runner_can_be_stopped(harness: Harness) -> No
     assert not replica.engine_alive
 
 
+async def test_a_replica_whose_runner_died_before_it_began_is_pending_until_it_is_started_again(
+    harness: Harness,
+) -> None:
+    await harness.crash_start("r1")
+    lost = await find(harness, "r1")
+    assert lost is not None
+    assert (lost.status.state, lost.runner_alive, lost.engine_alive) == (ReplicaState.PENDING, False, False)
+    await harness.backend.start("r1", launch())
+    replica = await reach(harness, "r1", ReplicaState.READY)
+    assert replica.runner_alive
+    assert replica.engine_alive
+
+
+async def test_a_replica_whose_runner_died_before_it_began_stops_when_asked(harness: Harness) -> None:
+    await harness.crash_start("r1")
+    await harness.backend.stop("r1", 10)
+    assert (await reach(harness, "r1", ReplicaState.STOPPED)).status.engine is None
+
+
 async def test_when_runner_and_engine_are_gone_the_replica_has_failed(harness: Harness) -> None:
     await harness.backend.start("r1", launch())
     replica = await reach(harness, "r1", ReplicaState.READY)

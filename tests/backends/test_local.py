@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import msgspec
 import pytest
 from backend_harness import LocalHarness, launch
 
+from hostler.backends.local import LocalBackend
 from hostler.backends.log_follower import follow, last_lines
 from hostler.backends.node import NodeReader, cgroup_memory, parse_gpus, query_gpus
 from hostler.settings import Home
@@ -38,6 +41,74 @@ async def test_what_is_launched_is_private(local: LocalHarness, tmp_path: Path) 
 async def test_an_id_that_leaves_the_folder_is_refused(local: LocalHarness, bad: str) -> None:
     with pytest.raises(ValueError, match="replica id"):
         await local.backend.start(bad, launch())
+
+
+@contextlib.contextmanager
+def runner_lock(folder: Path) -> Generator[None]:
+    """A runner that another process has started and that has not written its status yet."""
+    descriptor = os.open(folder / "runner.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def test_a_runner_without_a_status_is_known_by_its_lock(local: LocalHarness, tmp_path: Path) -> None:
+    await local.crash_start("r1")
+    folder = Home(tmp_path / "home").replicas / "r1"
+    (folder / "runner.log").unlink()
+    with runner_lock(folder):
+        [replica] = await local.backend.list()
+        assert (replica.status.state, replica.runner_alive) == (ReplicaState.PENDING, True)
+        await local.backend.start("r1", launch())
+        await local.backend.stop("r1", 10)
+        await local.backend.remove("r1")
+        [replica] = await local.backend.list()
+        assert (replica.status.state, replica.runner_alive) == (ReplicaState.PENDING, True)
+    assert (folder / "stop.json").exists()
+    assert not (folder / "runner.log").exists(), "another runner was started"
+    [replica] = await local.backend.list()
+    assert (replica.status.state, replica.runner_alive) == (ReplicaState.STOPPED, False)
+
+
+async def test_a_runner_that_takes_over_is_known_before_its_status(local: LocalHarness, tmp_path: Path) -> None:
+    await local.crash_start("r1")
+    folder = Home(tmp_path / "home").replicas / "r1"
+    dead = ProcessRef(os.getpid(), 1, "another")
+    status = ReplicaStatus(replica_id="r1", state=ReplicaState.PULLING, since=time.time(), runner=dead)
+    (folder / "status.json").write_bytes(msgspec.json.encode(status))
+    with runner_lock(folder):
+        [replica] = await local.backend.list()
+        assert (replica.status.state, replica.runner_alive) == (ReplicaState.PULLING, True)
+
+
+@pytest.mark.parametrize("told", [False, True])
+async def test_stopping_what_never_began_starts_no_runner(local: LocalHarness, tmp_path: Path, told: bool) -> None:
+    await local.crash_start("r1")
+    folder = Home(tmp_path / "home").replicas / "r1"
+    (folder / "runner.log").unlink()
+    if told:
+        dead = ProcessRef(os.getpid(), 1, "another")
+        status = ReplicaStatus(replica_id="r1", state=ReplicaState.PENDING, since=time.time(), runner=dead)
+        (folder / "status.json").write_bytes(msgspec.json.encode(status))
+    [replica] = await local.backend.list()
+    assert replica.status.state is ReplicaState.PENDING
+    await local.backend.stop("r1", 10)
+    [replica] = await local.backend.list()
+    assert replica.status.state is ReplicaState.STOPPED
+    assert not (folder / "runner.log").exists(), "a runner was started"
+
+
+def test_dropping_a_version_deletes_its_links_and_its_copies(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    home.create()
+    digits = "cd" * 32
+    for name in (digits, f"{digits}-copy", "ef" * 32):
+        (home.views / name).mkdir()
+        (home.views / name / "file").touch()
+    LocalBackend(home).drop_version(f"sha256:{digits}")
+    assert [path.name for path in home.views.iterdir()] == ["ef" * 32]
 
 
 async def test_a_replica_of_an_earlier_boot_is_reported_lost(local: LocalHarness, tmp_path: Path) -> None:
@@ -73,8 +144,6 @@ async def test_a_replica_of_an_earlier_boot_is_reported_lost(local: LocalHarness
 
 
 async def test_a_runner_that_cannot_start_is_a_failure_with_its_output(tmp_path: Path) -> None:
-    from hostler.backends.local import LocalBackend
-
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\necho no such interpreter >&2\nexit 7\n")
     program.chmod(0o755)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 from replica_under_test import Replica, engine_of, gone, terminate, until
 
 from hostler.spec.launch import LaunchFile, Probe, StopOrder, WarmupRequest
@@ -41,8 +42,19 @@ def test_waiting_states_have_a_deadline(replica: Replica) -> None:
     assert 499 < status.deadline - status.since <= 500.1
 
 
+@pytest.mark.parametrize("engine", ["command", "python"])
+def test_an_engine_that_runs_the_users_code_cannot_write_into_the_store(replica: Replica, engine: str) -> None:
+    replica.launch(engine=engine, files=(replica.blob("a/b.txt", b"content"),))
+    replica.reach(ReplicaState.READY)
+    view = replica.root / "views" / ("ab" * 32 + "-copy")
+    assert (view / "a" / "b.txt").read_bytes() == b"content"
+    assert (view / "a" / "b.txt").stat().st_nlink == 1
+    assert f"in {view}" in replica.log
+
+
 def test_the_view_links_to_the_blobs(replica: Replica) -> None:
-    replica.launch(files=(replica.blob("a/b.txt", b"content"), replica.blob("c.txt", b"")))
+    files = (replica.blob("a/b.txt", b"content"), replica.blob("c.txt", b""))
+    replica.launch(engine="onnx", files=files)
     replica.reach(ReplicaState.READY)
     view = replica.root / "views" / ("ab" * 32)
     assert (view / "a" / "b.txt").read_bytes() == b"content"
@@ -64,7 +76,7 @@ def test_the_engine_runs_in_the_models_folder_with_its_token_and_placeholders(re
         for entry in Path(f"/proc/{engine_of(status).pid}/environ").read_text().split("\0")
         if "=" in entry
     )
-    view = replica.root / "views" / ("ab" * 32)
+    view = replica.root / "views" / ("ab" * 32 + "-copy")
     assert environment["WHERE"] == f"{view} {status.port}"
     assert environment["PORT"] == str(status.port)
     assert environment["TOY_TOKEN"] == "s3cret"

@@ -36,12 +36,13 @@ class Store:
             blob.chmod(0o444)
         return LaunchFile(path, f"sha256:{digits}", len(content))
 
-    def make(self, files: Iterable[LaunchFile], *, version: str = VERSION) -> Path:
+    def make(self, files: Iterable[LaunchFile], *, version: str = VERSION, shared: bool = True) -> Path:
         return materialise(
             files,
             version_digest=version,
             blobs=self.blobs,
             views=self.views,
+            shared=shared,
             pause=no_pause,
             progress=self.told.append,
         )
@@ -60,6 +61,16 @@ def test_equal_content_is_linked_twice_and_stored_once(store: Store) -> None:
     view = store.make([store.add("a", b"x"), store.add("b/c", b"x")])
     assert content_of(view) == {"a": b"x", "b/c": b"x"}
     assert (view / "a").stat().st_ino == (view / "b/c").stat().st_ino
+
+
+def test_what_is_written_to_a_view_that_is_not_shared_never_reaches_the_store(store: Store) -> None:
+    file = store.add("a", b"stored")
+    shared = store.make([file])
+    view = store.make([file], shared=False)
+    assert view == store.views / ("ef" * 32 + "-copy")
+    (view / "a").write_bytes(b"edited")
+    assert content_of(shared) == {"a": b"stored"}
+    assert store.make([file], shared=False) == view
 
 
 def test_progress_is_told_in_shares_of_the_bytes(store: Store) -> None:
@@ -116,6 +127,7 @@ def test_a_stop_between_files_leaves_nothing(store: Store) -> None:
             version_digest=VERSION,
             blobs=store.blobs,
             views=store.views,
+            shared=True,
             pause=stop,
             progress=store.told.append,
         )

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import msgspec
 
 from hostler.spec.launch import Assignment, StopOrder
 from hostler.spec.replica import ReplicaStatus
+
+_PROBED_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +56,26 @@ class ReplicaFolder:
             return None
 
     def lock(self) -> int | None:
-        """The lock of the living runner as a descriptor held until this process ends; None if another holds it."""
+        """The lock of the living runner as a descriptor held until this process ends; None if another runner holds it.
+
+        Waits while somebody who only looks holds it shared, which takes no longer than a system call.
+        """
         descriptor = os.open(self.path / "runner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
+        while not _lock(descriptor, fcntl.LOCK_EX):
+            if not _lock(descriptor, fcntl.LOCK_SH):
+                os.close(descriptor)
+                return None
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            time.sleep(_PROBED_S)
         return descriptor
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def send_hint(path: str | None, replica_id: str) -> None:

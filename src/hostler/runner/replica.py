@@ -25,6 +25,7 @@ from hostler.runner.engine_process import EngineProcess
 from hostler.runner.errors import EngineEnded, Failure, StopRequested
 from hostler.runner.folder import ReplicaFolder
 from hostler.runner.report import Report
+from hostler.runner.stopping import StopDeadline
 from hostler.runner.view import materialise
 from hostler.runner.waiting import Signals, paced, sleep
 from hostler.runner.warmup import warmup_body
@@ -35,6 +36,8 @@ from hostler.spec.states import ReplicaState
 LAUNCH_ATTEMPTS = 3
 FAILING_GRACE_S = 5.0
 _LAUNCHING = "Launching"
+_OWN_CODE = frozenset({"python", "command"})
+"""Engines that run what the user wrote, which may write to the files it is given."""
 _PROBE_TIMEOUT_S = 5.0
 _PROGRESS_STEP = 0.02
 
@@ -47,6 +50,7 @@ class Replica:
         self._assignment = assignment
         self._launch = assignment.launch
         self._signals = signals
+        self._stop_deadline = StopDeadline(folder)
         self._last = folder.status()
         self._mark = f"{launching.MARK}={folder.path}"
         self._engine: EngineProcess | None = None
@@ -81,7 +85,7 @@ class Replica:
         """End what runs, by force if need be, and report `failure`."""
         lines = logfile.tail(self._folder.engine_log)
         grace_s = min(FAILING_GRACE_S, self._launch.drain_timeout_s)
-        self._end_engine(time.time() + grace_s, stops=self._signals.stops)
+        self._end_engine(time.monotonic() + grace_s, stops=self._signals.stops)
         self._report.enter(
             ReplicaState.FAILED,
             reason=failure.reason,
@@ -91,6 +95,9 @@ class Replica:
         )
 
     def _live(self) -> None:
+        # Who orders a stop writes the order and then looks for a runner to wake. This one shows itself and then looks
+        # for an order, so one of the two finds the other.
+        self._report.update()
         if self._signals.stops or self._folder.stop_order() is not None:
             self._adopt(failing=False)
             raise StopRequested
@@ -99,7 +106,6 @@ class Replica:
             self._start()
         else:
             self._adopt(failing=True)
-            self._report.update()
         match self.status.state:
             case ReplicaState.DRAINING:
                 raise StopRequested
@@ -147,6 +153,7 @@ class Replica:
             version_digest=self._launch.version_digest,
             blobs=Path(self._assignment.blobs),
             views=Path(self._assignment.views),
+            shared=self._launch.engine not in _OWN_CODE,
             pause=self._pause,
             progress=progress,
         )
@@ -317,16 +324,17 @@ class Replica:
     def _drain(self) -> None:
         # Counted before anybody can see the state and ask for more.
         stops = self._signals.stops
-        again = self.status.state is ReplicaState.DRAINING and self.status.deadline is not None
-        deadline = self.status.deadline if again else None
-        if deadline is None:
-            deadline = time.time() + self._launch.drain_timeout_s
-        order = self._folder.stop_order()
-        deadline = deadline if order is None else min(deadline, order.deadline) if again else order.deadline
+        now = time.monotonic()
+        left_s = self._report.seconds_left if self.status.state is ReplicaState.DRAINING else None
+        ordered = self._stop_deadline.read()
+        if left_s is not None:
+            deadline = now + left_s if ordered is None else min(now + left_s, ordered)
+        else:
+            deadline = now + self._launch.drain_timeout_s if ordered is None else ordered
         self._report.enter(
             ReplicaState.DRAINING,
             message="The engine finishes what it is working on.",
-            timeout_s=max(0.0, deadline - time.time()),
+            timeout_s=max(0.0, deadline - now),
         )
         if self._end_engine(deadline, stops=stops):
             reason, message = "Killed", "The engine did not end in time after SIGTERM and was killed."
@@ -336,7 +344,7 @@ class Replica:
         self._report.enter(ReplicaState.STOPPED, reason=reason, message=message, exit_code=exit_code)
 
     def _end_engine(self, deadline: float, *, stops: int) -> bool:
-        """SIGTERM, then SIGKILL at `deadline` (unix seconds), to all the engine started; True if it took SIGKILL.
+        """SIGTERM, then SIGKILL at `deadline` (monotonic seconds), to all the engine started; True if it took SIGKILL.
 
         A further stop than the `stops` so far may bring the deadline forward: to its order's, or to this moment if
         it has none.
@@ -345,12 +353,12 @@ class Replica:
         if engine is None:
             return False
         engine.terminate()
-        while not engine.ended() and (left_s := deadline - time.time()) > 0:
+        while not engine.ended() and (left_s := deadline - time.monotonic()) > 0:
             self._signals.wait(min(left_s, 0.5), descriptors=engine.watched)
             if self._signals.stops > stops:
                 stops = self._signals.stops
-                order = self._folder.stop_order()
-                deadline = min(deadline, time.time() if order is None else order.deadline)
+                ordered = self._stop_deadline.read()
+                deadline = min(deadline, time.monotonic() if ordered is None else ordered)
         forced = not engine.ended()
         engine.kill()
         give_up = time.monotonic() + FAILING_GRACE_S

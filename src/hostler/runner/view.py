@@ -1,4 +1,4 @@
-"""A version as a folder of links to blobs: what the engine opens."""
+"""A version as a folder of links to blobs, or of copies of them: what the engine opens."""
 
 from __future__ import annotations
 
@@ -27,16 +27,21 @@ def materialise(
     version_digest: str,
     blobs: Path,
     views: Path,
+    shared: bool,
     pause: Pause,
     progress: Callable[[float], None],
 ) -> Path:
-    """The folder `views/<hex of the version>` with every file of the version in its place.
+    """The folder of `views` with every file of the version in its place.
+
+    If `shared`, it is `<hex of the version>` and its files are hard links to the blobs where the file system has
+    them. If not, it is `<hex>-copy` and what is written to its files never reaches a blob: file modes alone do not
+    keep root from writing.
 
     Made in a sibling and renamed, so that it is there whole or not at all; one that exists is checked by size and
     repaired. Idempotent, and safe beside other runners. Raises `Failure` for a blob that is missing or has another
     size; `progress` hears the share of bytes done, `pause` may raise between files and chunks.
     """
-    view = views / _hex(version_digest)
+    view = views / (_hex(version_digest) if shared else f"{_hex(version_digest)}-copy")
     ordered = list(files)
     total = sum(file.size for file in ordered) or 1
     done = 0
@@ -47,7 +52,7 @@ def materialise(
         folder.mkdir(exist_ok=True)
         for file in ordered:
             pause(0)
-            _place(file, folder=folder, blobs=blobs, pause=pause)
+            _place(file, folder=folder, blobs=blobs, shared=shared, pause=pause)
             done += file.size
             progress(done / total)
         if not exists:
@@ -58,7 +63,7 @@ def materialise(
     return view
 
 
-def _place(file: LaunchFile, *, folder: Path, blobs: Path, pause: Pause) -> None:
+def _place(file: LaunchFile, *, folder: Path, blobs: Path, shared: bool, pause: Pause) -> None:
     parts = file.path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise Failure("InvalidPath", f"The file path {file.path!r} leaves the model's folder. Push the model again.")
@@ -79,21 +84,25 @@ def _place(file: LaunchFile, *, folder: Path, blobs: Path, pause: Pause) -> None
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        _link_or_copy(blob, temporary, pause=pause)
+        temporary.unlink(missing_ok=True)
+        if not shared or not _link(blob, temporary):
+            _copy(blob, temporary, pause=pause)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _link_or_copy(blob: Path, target: Path, *, pause: Pause) -> None:
-    target.unlink(missing_ok=True)
+def _link(blob: Path, target: Path) -> bool:
     try:
         os.link(blob, target)
     except OSError as error:
         if error.errno not in _NO_LINK:
             raise _no_space(error) from error
-    else:
-        return
+        return False
+    return True
+
+
+def _copy(blob: Path, target: Path, *, pause: Pause) -> None:
     with blob.open("rb") as source, target.open("xb") as copy:
         with contextlib.suppress(OSError):
             fcntl.ioctl(copy.fileno(), _FICLONE, source.fileno())

