@@ -12,13 +12,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hostler.ports import check_port
 from hostler.process_files import ProcessFile, living
 from hostler.processes import is_alive
-from hostler.settings import Settings, url_host
+from hostler.settings import Home, Settings, url_host
+from hostler.spec.errors import HostlerError
+
+if TYPE_CHECKING:
+    import psutil
 
 POLL_S = 0.05
+_MODULES = ("hostler.supervisor", "hostler.gateway", "hostler.wiring", "hostler.runner")
 PROBE_TIMEOUT_S = 1.0
 
 
@@ -107,10 +113,55 @@ def take_down(settings: Settings) -> bool:
     _end(gateways, grace_s=settings.stop_grace_seconds + 1)
     _end([control] if control is not None else [], grace_s=settings.stop_grace_seconds)
     ended = asyncio.run(_end_replicas(settings)) if settings.paths.replicas.is_dir() else False
+    ended |= _end_strays(settings)
     for path in (*run.glob("gateway-*.json"), run / "control.json"):
         if living(path) is None:
             path.unlink(missing_ok=True)
     return bool(gateways) or control is not None or ended
+
+
+def _end_strays(settings: Settings) -> bool:
+    """End what belongs to this home and no file tells of, a supervisor before what it would start again.
+
+    Raises `HostlerError` naming the processes that do not end.
+    """
+    import psutil
+
+    found = strays(settings.paths)
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            process.terminate()
+            process.wait(settings.stop_grace_seconds)
+    for process in strays(settings.paths):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+            process.wait(1.0)
+    left = strays(settings.paths)
+    if left:
+        pids = ", ".join(str(process.pid) for process in left)
+        raise HostlerError(
+            f"These processes of {settings.paths.root} do not end: {pids}.", hint="End them with kill -9."
+        )
+    return bool(found)
+
+
+def strays(home: Home) -> list[psutil.Process]:
+    """The living processes of this home's platform, told by their arguments and environment alone."""
+    import psutil
+
+    found: list[tuple[int, psutil.Process]] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            arguments = process.cmdline()
+            module = next((word for word in arguments if word in _MODULES), None)
+            environment = process.environ()
+            own = environment.get("HOSTLER_HOME") == str(home.root) and module is not None
+            ours = str(home.replicas.absolute()) + os.sep
+            running = any(word.startswith(ours) for word in (*arguments, environment.get("HOSTLER_REPLICA_DIR", "")))
+            alive = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if alive and (own or (running and (module is not None or "HOSTLER_REPLICA_DIR" in environment))):
+                found.append((_MODULES.index(module) if module is not None else len(_MODULES), process))
+    return [process for _, process in sorted(found, key=lambda one: one[0])]
 
 
 def _end(processes: list[ProcessFile], *, grace_s: float) -> None:

@@ -63,6 +63,14 @@ def bind_error(error: OSError, host: str, port: int, *, flag: str) -> HostlerErr
     return HostlerError(f"Port {port} on {host} cannot be opened: {error.strerror}.")
 
 
+def _command(arguments: list[str]) -> str:
+    """A command line in a few words; a part of Hostler by its module, and how to end it."""
+    own = next((word for word in arguments if word.startswith("hostler.")), None)
+    if own is not None:
+        return f"{own}, a part of a Hostler; end that one with its own `hostler down`"
+    return " ".join(" ".join(arguments[:3]).split())[:80]
+
+
 def holder_of(port: int) -> str:
     """Who listens on a port, in words."""
     import psutil
@@ -72,8 +80,7 @@ def holder_of(port: int) -> str:
             local = connection.laddr
             if local and local.port == port and connection.status == psutil.CONN_LISTEN and connection.pid:
                 process = psutil.Process(connection.pid)
-                command = " ".join(process.cmdline()[:3]) or process.name()
-                return f"process {connection.pid} ({command[:80]})"
+                return f"process {connection.pid} ({_command(process.cmdline()) or process.name()})"
     except (psutil.Error, OSError):
         pass
     return "another process, which this user may not see"

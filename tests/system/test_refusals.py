@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import socket
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from tests.system.conftest import EXAMPLES, Platform
+from tests.system.conftest import EXAMPLES, Platform, wait_until
 
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import HostlerError, InsufficientMemory, PortTaken
+from hostler.spec.model import ModelSpec
+from hostler.spec.version import ModelFacts, ModelVersion
 
 pytestmark = pytest.mark.xdist_group("clients")
 
@@ -199,3 +203,22 @@ def test_a_taken_port_is_refused_at_once_and_its_holder_named(
     assert "taken by process" in told
     assert f"--{which.replace('_', '-')}" in told
     assert stranger.processes() == []
+
+
+def test_an_external_model_that_leads_back_to_itself_is_told_and_floods_nothing(
+    shared_platform: Platform,
+) -> None:
+    api(shared_platform, "PUT", "/api/v1/secrets/own", json={"value": shared_platform.key})
+    external = {"base_url": f"{shared_platform.url}/v1", "api_key": {"secret": "own"}}
+    card = ModelSpec.model_validate({"name": "loop", "external": external})
+    version = ModelVersion.build(card, files=(), facts=ModelFacts(), created_at=datetime.now(UTC))
+    with shared_platform.client() as client:
+        client.models.push(version, lambda _digest: io.BytesIO())
+
+        def call() -> httpx.Response:
+            return front(shared_platform, "POST", "/v1/chat/completions", json=CHAT | {"model": "loop"})
+
+        wait_until(lambda: call().status_code != 404, "the endpoint of the external model")
+        error = error_of(call(), 508, "loop_detected")
+        assert "leads back to itself" in error["message"]
+        client.models.delete("loop")

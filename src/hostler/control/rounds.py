@@ -95,7 +95,7 @@ def merge(
         if after.state is not before.state:
             told.append(_transition(before, after, seen))
             if after.state is ReplicaState.FAILED and after.revision == record.revision:
-                record = count_failure(record, before, after.message or after.reason, now=now)
+                record = count_failure(record, before, after.message or after.reason, reason=after.reason, now=now)
         if after != before:
             changed.append(after)
         merged.append(after)
@@ -171,12 +171,14 @@ def fail_replica(connection: Connection, deployment: str, replica_id: str, *, me
         events.add(connection, [_transition(replica, failed, None)], at=now)
 
 
-def count_failure(record: DeploymentRecord, replica: ReplicaRecord, message: str, *, now: float) -> DeploymentRecord:
-    """The deployment after `replica` failed."""
+def count_failure(
+    record: DeploymentRecord, replica: ReplicaRecord, message: str, *, now: float, reason: str = ""
+) -> DeploymentRecord:
+    """The deployment after `replica` failed; `reason` is the runner's word for it."""
     ready_for_s = now - replica.ready_at if replica.ready_at is not None else 0.0
     return replace(
         record,
-        failures=failures_after(record.failures, ready_for_s=ready_for_s),
+        failures=failures_after(record.failures, ready_for_s=ready_for_s, reason=reason),
         restarts=record.restarts + 1,
         last_failure_at=now,
         last_failure=message,

@@ -25,6 +25,9 @@ FAILURES_AFTER_READY = 20
 STABLE_AFTER_S = 60.0
 """A replica ready for this long has not failed to start: its end begins a new count."""
 
+PERMANENT_REASONS = frozenset({"ProgramMissing", "RequirementsMissing", "UnknownArgument"})
+"""Failures that are the same at every try."""
+
 OVERDUE_S = 15.0
 """How long past a runner's own deadline the platform waits before it ends the replica itself."""
 
@@ -161,8 +164,13 @@ def backoff_s(failures: int) -> float:
     return 0.0 if failures <= 1 else min(300.0, 2.0 ** (failures - 2))
 
 
-def failures_after(failures: int, *, ready_for_s: float) -> int:
-    """The failures in a row once a replica has failed that had been ready for `ready_for_s`."""
+def failures_after(failures: int, *, ready_for_s: float, reason: str = "") -> int:
+    """The failures in a row once a replica has failed for `reason` that had been ready for `ready_for_s`.
+
+    A reason that no further try can mend counts as all the tries there are.
+    """
+    if reason in PERMANENT_REASONS:
+        return FAILURES_AFTER_READY
     return 1 if ready_for_s >= STABLE_AFTER_S else failures + 1
 
 

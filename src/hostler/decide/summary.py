@@ -78,8 +78,8 @@ def _failing(wanted: Wanted, count: str, *, serving: int, last_failure: str, now
         return Summary(
             state,
             "CrashLoop",
-            f"{wanted.failures} replicas failed in a row; no more are tried. {why}",
-            f"Mend the cause, then `hostler start {wanted.name}`.",
+            f"No more replicas are tried. {why}",
+            f"Deploy it again with other settings, or mend the cause and `hostler start {wanted.name}`.",
         )
     wait_s = max(0.0, (wanted.last_failure_at or now) + backoff_s(wanted.failures) - now)
     state = DeploymentState.DEGRADED if serving else DeploymentState.STARTING

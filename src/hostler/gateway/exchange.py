@@ -18,7 +18,8 @@ from typing import Protocol
 from hostler.gateway.bodies import with_model
 from hostler.gateway.framing import LAST_CHUNK, chunk
 from hostler.gateway.front import Front
-from hostler.gateway.heads import AnswerHead, client_head, upstream_head
+from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_head
+from hostler.gateway.refusals import LoopDetected
 from hostler.gateway.request import Request
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool, UpstreamConnection
@@ -27,6 +28,9 @@ from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, Ups
 _JOINED_BYTES = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
 
+
+MAX_HOPS = 4
+"""Gateways a request may pass from provider to provider."""
 
 _STALE_WITHIN_S = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
@@ -252,6 +256,12 @@ class Exchange:
         if pool.full:
             raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
         body, external = self._body, pool.external
+        if external is not None and hops(self._request) >= MAX_HOPS:
+            raise LoopDetected(
+                f"The external model {self._endpoint.name!r} leads back to itself, by way of {MAX_HOPS} gateways.",
+                hint="Give it the address and the model's name of another service.",
+                param="model",
+            )
         self._sent_body = with_model(body, model=external.model) if external is not None and body is not None else body
         self._attempts += 1
         self._pool = pool

@@ -28,6 +28,8 @@ _ANSWER_DROPPED = frozenset(
 )
 _PROVIDER_DROPPED = frozenset({b"alt-svc", b"strict-transport-security"})
 """What a provider says of its own origin; it would be false of the front door's."""
+HOPS = b"x-hostler-hops"
+"""Counts the gateways on the way to a provider, as an external model may lead back to the platform it is on."""
 _PROVIDER_SEES = frozenset(
     {b"accept", b"content-type", b"user-agent", b"openai-beta", b"anthropic-version", b"anthropic-beta"}
 )
@@ -81,6 +83,14 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
 
 
+def hops(request: Request) -> int:
+    """How many gateways of this kind a request has passed on its way to a provider."""
+    for name, value in request.passed:
+        if name == HOPS and value.isdigit() and len(value) < 4:
+            return int(value)
+    return 0
+
+
 def upstream_head(request: Request, *, target: str, lines: bytes, length: int | None, provider: bool) -> bytes:
     """The head an upstream is sent.
 
@@ -92,6 +102,8 @@ def upstream_head(request: Request, *, target: str, lines: bytes, length: int | 
     if provider:
         passed = [header for header in passed if header[0] in _PROVIDER_SEES]
     parts = [f"{request.method} {target} HTTP/1.1\r\n".encode("latin-1"), lines]
+    if provider:
+        parts.append(b"%b: %d\r\n" % (HOPS, hops(request) + 1))
     parts += [b"%b: %b\r\n" % header for header in passed]
     if length is None:
         parts.append(b"transfer-encoding: chunked\r\n")

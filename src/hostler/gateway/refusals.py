@@ -30,6 +30,11 @@ class VersionUnsupported(InvalidRequest):
     default_code = "http_version_not_supported"
 
 
+class LoopDetected(InvalidRequest):
+    status = 508
+    default_code = "loop_detected"
+
+
 class RequestTimeout(HostlerError):
     status = 408
     kind = "invalid_request_error"

@@ -230,6 +230,9 @@ def _python_facts(entries: Sequence[Entry], card: ModelSpec | None) -> ModelFact
         if declared:
             raise invalid_file(f"{stem}.py", "is missing: the card's python.entry names it")
         return None
+    requirements = card.python.requirements if card is not None and card.python is not None else None
+    if requirements is not None and requirements not in there:
+        raise invalid_file(requirements, "is missing: the card's python.requirements names it")
     weights = [file for file in entries if not file.path.endswith((".py", ".txt", ".md"))]
     return ModelFacts(format=ModelFormat.PYTHON, entry=entry, weight_bytes=_bytes(weights))
 

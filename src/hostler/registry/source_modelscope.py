@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
 from modelscope import snapshot_download  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from modelscope_hub import (
     AuthenticationError,
@@ -24,6 +23,8 @@ from modelscope_hub import (
     ProgressCallback,
     RequestTimeoutError,
 )
+from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import RequestException, Timeout
 
 from hostler.registry.copying import check_space
 from hostler.registry.fetched import FetchedFolder
@@ -72,7 +73,7 @@ def _hub_errors(repository: str, revision: str | None) -> Generator[None]:
     """Errors of the hub's client in the block become ours."""
     try:
         yield
-    except (HubError, requests.exceptions.RequestException) as error:
+    except (HubError, RequestException) as error:
         raise _translated(error, repository, revision) from error
 
 
@@ -92,9 +93,9 @@ def _translated(error: Exception, repository: str, revision: str | None) -> Host
             param="source",
             code="source_forbidden",
         )
-    if any(isinstance(cause, RequestTimeoutError | requests.exceptions.Timeout) for cause in causes):
+    if any(isinstance(cause, RequestTimeoutError | Timeout) for cause in causes):
         return DeadlineExceeded("ModelScope did not answer in time.", hint="Try again; what came is kept.")
-    if any(isinstance(cause, NetworkError | requests.exceptions.ConnectionError) for cause in causes):
+    if any(isinstance(cause, NetworkError | NoConnection) for cause in causes):
         return Unavailable(
             f"ModelScope cannot be reached for {repository}.",
             hint="Check the network and MODELSCOPE_ENDPOINT. What came is kept.",
