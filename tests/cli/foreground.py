@@ -10,10 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 DEADLINE_S = 60.0
+
+
+def addresses(two_ports: tuple[int, int], home: Path) -> list[str]:
+    return ["--port", str(two_ports[0]), "--api-port", str(two_ports[1]), "--home", str(home)]
 
 
 class Foreground:

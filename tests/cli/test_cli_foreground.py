@@ -9,14 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from foreground import Foreground
+from foreground import Foreground, addresses
 from running import Cli, Platform, run_program
 
 from hostler.client import Client
-
-
-def addresses(two_ports: tuple[int, int], home: Path) -> list[str]:
-    return ["--port", str(two_ports[0]), "--api-port", str(two_ports[1]), "--home", str(home)]
 
 
 def test_serve_starts_everything_prints_a_request_that_works_and_ends_it_all(

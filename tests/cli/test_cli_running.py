@@ -111,6 +111,8 @@ def test_a_folder_is_deployed_scaled_stopped_started_and_deleted(
     gone_after.append("talk")
     planned = cli.ok("deploy", str(echo), "--name", "talk", "--dry-run")
     assert "would change" in planned.out
+    assert "is pushed" in planned.err
+    assert "no deployment is changed" in planned.err
     assert cli("describe", "talk").code == 3
     deployed = cli.ok("deploy", str(echo), "--name", "talk", "--endpoint", "parrot")
     assert "talk is Ready" in deployed.out

@@ -37,7 +37,7 @@ Outcome = dict[str, str]
 def apply(session: Session, files: tuple[str, ...], allow: tuple[str, ...], dry_run: bool, wait: bool) -> None:
     """Make models and deployments as FILE says; what is so already stays. A file may hold several documents.
 
-    Everything is checked before anything is changed. Relative paths start at the file.
+    The documents are checked before anything is changed. Relative paths start at the file.
     """
     documents = [(document, base) for file in files for document, base in read_file(file)]
     models = [(one, base) for one, base in documents if isinstance(one, ModelSpec)]

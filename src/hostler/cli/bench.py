@@ -29,7 +29,7 @@ _STREAMING = ("/v1/chat/completions", "/v1/completions")
 @click.option("--connections", default="1,10", show_default=True, metavar="N,N", help="Connections of each round.")
 @click.option("--duration", default="10s", show_default=True, metavar="TIME", help="Counted time of each round.")
 @click.option("--timeout", default="30s", show_default=True, metavar="TIME", help="A request that takes longer failed.")
-@click.option("--body", metavar="FILE", help="JSON request to send; a small one that fits if left out.")
+@click.option("--body", metavar="FILE", help="JSON request to send; the card's example, or a small one, if left out.")
 @click.option("--stream/--no-stream", default=None, help="Stream and measure the time to first token.")
 @output_option
 @with_session

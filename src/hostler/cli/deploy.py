@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--start-timeout", metavar="TIME", help="Longest start of an engine, for example 300s.")
 @click.option("--allow", multiple=True, metavar="WORD", help="Let the scan pass pickle, remote-code, code or links.")
 @click.option("--force", is_flag=True, help="Start although the memory estimate says that it does not fit.")
-@click.option("--dry-run", is_flag=True, help="Check everything and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Check and deploy nothing; a folder, file or repository is still pushed.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it is ready or has failed.")
 @output_option
 @with_session
@@ -52,6 +52,8 @@ def deploy(session: Session, model: str, allow: tuple[str, ...], dry_run: bool, 
         reference = publish_target(session, client, target, allow=allow, board=board)
         spec = spec_from_flags(reference, **flags)
         deployment = client.deployments.apply(spec, dry_run=dry_run)
+        if dry_run and isinstance(target, Source):
+            click.echo(f"note: {reference} is pushed, and is the latest; no deployment is changed", err=True)
         if wait and not dry_run:
             timeout_s = spec.start_timeout_seconds + GRACE_S
             deployment = wait_until_ready(client, spec.name, board=board, timeout_s=timeout_s)

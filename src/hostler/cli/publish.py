@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from hostler.cli.board import Board, transfer_shower
 from hostler.cli.session import Session
-from hostler.spec.errors import InvalidRequest, NotFound
+from hostler.spec.errors import InvalidRequest, NotFound, UnsafeModel
 from hostler.spec.fields import format_bytes
 from hostler.spec.model import ModelSpec, Source, parse_source
 from hostler.spec.names import ModelRef, check_name, parse_model_ref, short_digest, suggest_name
@@ -75,17 +76,13 @@ def build_source(session: Session, source: Source, *, name: str | None, allow: C
         check_name(name)
     task = name or _default_name(source)
     fetched = fetch(source, base=Path.cwd(), workspace=_workspace(session), progress=_shower(board, task, "fetching"))
-    try:
-        for note in fetched.notes:
-            click.echo(f"note: {note}", err=True)
+    with _discarded(fetched):
         own = source.path is not None
         given = name if name is not None or (fetched.place / "model.yaml").is_file() else task
         card = card_for(fetched.place, name=given, own=own, allow=allow)
         if not own:
             card = card.model_copy(update={"source": fetched.source})
         return _store(session, card, fetched, allow=allow, board=board)
-    finally:
-        fetched.discard()
 
 
 def build_card(session: Session, card: ModelSpec, *, base: Path, allow: Collection[str], board: Board) -> Built:
@@ -101,12 +98,8 @@ def build_card(session: Session, card: ModelSpec, *, base: Path, allow: Collecti
             return _store(session, card, None, allow=allow, board=board)
         source = Source(path=".")
     fetched = fetch(source, base=base, workspace=_workspace(session), progress=_shower(board, card.name, "fetching"))
-    try:
-        for note in fetched.notes:
-            click.echo(f"note: {note}", err=True)
+    with _discarded(fetched):
         return _store(session, card, fetched, allow=allow, board=board)
-    finally:
-        fetched.discard()
 
 
 def push(
@@ -157,6 +150,23 @@ def format_count(number: int | None) -> str | None:
         if number >= size:
             return f"{number / size:.3g}{letter}"
     return str(number)
+
+
+@contextmanager
+def _discarded(fetched: FetchedFolder) -> Generator[None]:
+    """Tell the notes of a download, and delete it at the end; a refused one is kept, for a retry that allows it."""
+    for note in fetched.notes:
+        click.echo(f"note: {note}", err=True)
+    try:
+        yield
+    except UnsafeModel:
+        if fetched.temporary:
+            click.echo(f"note: the download is kept in {fetched.root} for another try; it may be deleted", err=True)
+        raise
+    except BaseException:
+        fetched.discard()
+        raise
+    fetched.discard()
 
 
 def _store(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,17 +58,18 @@ def serve(
 ) -> None:
     """Serve MODEL, a GGUF or ONNX file, a folder, hf:org/repo or a model's name, until Ctrl-C.
 
-    Starts the platform if it is not up, and takes down at the end what it has started.
+    Starts the platform if it is not up, and takes down at the end what it has started; what other commands run on
+    that platform goes down with it.
     """
     session = Session(load_settings(home=home, host=host, port=port, api_port=api_port))
     target = read_target(model)
     with ended_by_signals():
         # Built before anything starts, so that a wrong file fails at once.
         built = _build(session, target, allow=allow) if isinstance(target, Source) else None
-        with platform_up(session), session.client() as client:
+        with platform_up(session) as started, session.client() as client:
             reference = _publish(session, client, target, built)
             spec = spec_from_flags(reference, **flags)
-            with _deployed(client, spec):
+            with _others_told(client, going_down=started), _deployed(client, spec):
                 with open_board() as board:
                     timeout_s = spec.start_timeout_seconds + GRACE_S
                     wait_until_ready(client, spec.name, board=board, timeout_s=timeout_s)
@@ -109,6 +110,18 @@ def _deployed(client: Client, spec: DeploymentSpec) -> Generator[None]:
         else:
             with uninterrupted():
                 _delete(client, spec.name, timeout_s=spec.drain_seconds + GRACE_S)
+
+
+@contextmanager
+def _others_told(client: Client, *, going_down: bool) -> Generator[None]:
+    """At the end, name what else runs on the platform if it is about to go down."""
+    try:
+        yield
+    finally:
+        if going_down:
+            with suppress(HostlerError):
+                if others := [one.name for one in client.deployments.list() if one.wanted]:
+                    click.echo(f"The platform goes down with this command, and with it: {', '.join(others)}.", err=True)
 
 
 def _delete(client: Client, name: str, *, timeout_s: float) -> None:
