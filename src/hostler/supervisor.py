@@ -237,8 +237,8 @@ def _say(line: str) -> None:
 def _failed_start(code: int | None, lines: Sequence[str], part: Part | None = None) -> HostlerError:
     said = lines[-1].removeprefix("error: ") if lines else f"it ended with code {code}"
     said = said if said.endswith((".", "?")) else f"{said}."
-    if code == PortTaken.exit_code:
-        return PortTaken(said)
+    if code == Conflict.exit_code:
+        return PortTaken(said) if "Port " in said else Conflict(said, code="already_up")
     where = f" Its log is {part.log}." if part is not None else ""
     name = part.name if part is not None else "the platform"
     return HostlerError(f"{name} could not start: {said}{where}", code="start_failed")

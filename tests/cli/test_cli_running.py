@@ -90,7 +90,7 @@ def test_wrong_requests_are_told_by_the_engine_or_before(up: Platform, cli: Cli)
 
 def test_bench_makes_a_request_that_fits_and_prints_figures(up: Platform, cli: Cli) -> None:
     out = cli.ok("bench", "digits", "--connections", "1,2", "--duration", "0.3s").out.splitlines()
-    assert out[0].split()[:3] == ["CONNECTIONS", "REQUESTS", "REQ/S"]
+    assert out[0].split()[:3] == ["CONNS", "REQUESTS", "REQ/S"]
     assert [line.split()[0] for line in out[1:]] == ["1", "2"]
     told = cli.ok("bench", "digits", "--connections", "1", "--duration", "0.3s", "-o", "json").json()
     assert told[0]["requests"] > 0

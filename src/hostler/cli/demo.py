@@ -256,6 +256,8 @@ def _tell(session: Session, door: Inference, deployed: Deployed) -> None:
     click.echo(f"key          {session.api_key()}")
     click.echo(curl_line(door.url, session.api_key(), "/v1/chat/completions", body))
     click.echo("\nIn another terminal:")
+    if shutil.which("hostler") is None:
+        click.echo(f"  . {Path(sys.executable).with_name('activate')}")
     click.echo(f"  export HOSTLER_HOME={session.home.root}")
     for line in (
         f"hostler chat {deployed.chat}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,6 +78,9 @@ def publish_target(
                 hint=f"Send it with `hostler model push {target.name}`.",
                 param="model",
             ) from None
+        if Path(target.name).exists():
+            hint = f"There is {target.name!r} in this folder; to deploy that, write ./{target.name}."
+            raise NotFound(error.message, hint=hint, param=error.param, code=error.code) from None
         raise error from None
     return target
 

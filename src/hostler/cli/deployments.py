@@ -110,7 +110,7 @@ def scale(session: Session, name: str, replicas: int, wait: bool) -> None:
     check_name(name)
     with session.client() as client, open_board() as board:
         deployment = client.deployments.scale(name, replicas)
-        if wait and replicas:
+        if wait and replicas and not deployment.stopped:
             timeout_s = deployment.spec.start_timeout_seconds + GRACE_S
             deployment = wait_until_ready(client, name, board=board, timeout_s=timeout_s)
     _told(session, deployment)

@@ -147,9 +147,12 @@ def confirm(question: str, *, yes: bool) -> None:
         raise click.Abort
 
 
+MAX_DURATION_S = 3650 * 86400.0
+
+
 def duration_s(text: str) -> float:
-    """Seconds of `10`, `10s`, `1.5m` or `2h`."""
-    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    """Seconds of `10`, `10s`, `1.5m`, `2h` or `30d`."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
     number, unit = text.strip(), "s"
     for candidate in units:
         if number.endswith(candidate):
@@ -159,6 +162,6 @@ def duration_s(text: str) -> float:
         seconds = float(number) * units[unit]
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds < 7 * 86400:
-        raise click.BadParameter(f"{text!r} is not a duration; write for example 10s or 2m.")
+    if not 0 < seconds <= MAX_DURATION_S:
+        raise click.BadParameter(f"{text!r} is not a duration up to 3650d; write for example 10s, 2m or 30d.")
     return seconds
