@@ -269,7 +269,7 @@ def test_an_external_provider_gets_its_model_key_and_host(world: World, gateway:
     headers = told["headers"]
     assert headers["authorization"] == "Bearer sk-theirs"
     assert headers["host"] == f"127.0.0.1:{world.other.port}"
-    assert set(headers) == {"authorization", "host", "content-type", "content-length", "x-request-id"}
+    assert set(headers) == {"authorization", "host", "content-type", "content-length", "x-request-id", "x-hostler-hops"}
 
 
 def test_an_external_providers_cookies_stay_away(gateway: Gateway) -> None:
