@@ -39,6 +39,23 @@ class Settings:
         None, "Where gateways reach control: a socket's path, or tcp://HOST:PORT for other hosts."
     )
     max_body_bytes: int = _setting(32 * 1024 * 1024, "Largest request body that must be read to be routed.")
+    admin_port: int = _setting(
+        8002, "Port of the first gateway worker's metrics, on loopback; worker N has the Nth after it. 0 is none."
+    )
+    tls_certificate: Path | None = _setting(None, "PEM file with the front door's certificate chain; makes it HTTPS.")
+    tls_key: Path | None = _setting(None, "PEM file with the certificate's private key.")
+    allowed_hosts: str = _setting("", "Host names the front door answers to, separated by commas. Empty: any.")
+    max_connections_per_address: int = _setting(1000, "Connections one client address may have with a gateway worker.")
+    access_log: str = _setting("", "File that gets a line of JSON for each request; `-` is stdout. Empty: none.")
+    redis_url: str | None = _setting(None, "Redis that several workers or hosts share rate limits through.")
+    redis_away: str = _setting(
+        "closed", "What happens to limited requests while Redis is away: `closed` refuses them, `open` serves them."
+    )
+    journal_max_bytes: int = _setting(256 * 1024 * 1024, "Most bytes of usage that control has not taken yet, on disk.")
+    journal_full: str = _setting(
+        "serve", "What happens when the journal is full: `serve` without a record, or `refuse` requests."
+    )
+    usage_kept_days: int = _setting(90, "Days the ledger keeps a row for each request; sums by day are kept for ever.")
     start_timeout_seconds: float = _setting(30.0, "Seconds `hostler up` waits for its parts before it gives up.")
     stop_grace_seconds: float = _setting(10.0, "Seconds a process has between SIGTERM and SIGKILL at `hostler down`.")
     log_level: str = _setting("info", "Least level that is logged: debug, info, warning or error.")
@@ -138,6 +155,11 @@ class Home:
         return self.run / "platform.json"
 
     @property
+    def journal(self) -> Path:
+        """The gateways' usage that control has not taken yet."""
+        return self.root / "journal"
+
+    @property
     def credentials(self) -> Path:
         """The first API key, mode 0600."""
         return self.root / "credentials"
@@ -148,7 +170,7 @@ class Home:
         Raises `InvalidRequest` if the home cannot be written, or its folder for sockets is somebody else's.
         """
         folders = (self.root, self.models, self.cards, self.views, self.replicas, self.engines, self.secrets, self.run)
-        for path in (*folders, self.environments, self.sockets):
+        for path in (*folders, self.journal, self.environments, self.sockets):
             try:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
             except OSError as error:
@@ -247,9 +269,34 @@ def _check(settings: Settings) -> None:
         )
     if not 1 <= settings.workers <= 256:
         raise InvalidRequest(f"workers: {settings.workers} is out of range.", hint="Use 1 to 256.", param="workers")
+    _check_front_door(settings)
     if settings.log_level not in ("debug", "info", "warning", "error"):
         raise InvalidRequest(
             f"log_level: {settings.log_level!r} is not a level.",
             hint="Use debug, info, warning or error.",
             param="log_level",
         )
+
+
+def _check_front_door(settings: Settings) -> None:
+    if not 0 <= settings.admin_port <= 65535 - settings.workers:
+        raise InvalidRequest(
+            f"admin_port: {settings.admin_port} leaves no port for each worker.",
+            hint="Use 0 for none, or a lower port.",
+            param="admin_port",
+        )
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        missing = "tls_key" if settings.tls_key is None else "tls_certificate"
+        raise InvalidRequest(
+            f"{missing} is missing: TLS needs a certificate and its key.",
+            hint=f"Set HOSTLER_{missing.upper()} too, or neither.",
+            param=missing,
+        )
+    for name in ("max_connections_per_address", "journal_max_bytes", "usage_kept_days"):
+        value = getattr(settings, name)
+        if value < 1:
+            raise InvalidRequest(f"{name}: {value} is out of range.", hint="Use 1 or more.", param=name)
+    for name, choices in (("redis_away", ("closed", "open")), ("journal_full", ("serve", "refuse"))):
+        value = getattr(settings, name)
+        if value not in choices:
+            raise InvalidRequest(f"{name}: {value!r} is not a choice.", hint=f"Use {' or '.join(choices)}.", param=name)

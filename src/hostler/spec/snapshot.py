@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import msgspec
 
+from hostler.spec.usage import UsageAck, UsageBatch
+
+
+class LimitSet(msgspec.Struct, frozen=True, gc=False):
+    """Bounds on use; None is none. Requests and tokens are counted over any 60 seconds."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrency: int | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether there is a bound at all."""
+        return self.rpm is not None or self.tpm is not None or self.max_concurrency is not None
+
+
+NO_LIMITS = LimitSet()
+
 
 class ReplicaTarget(msgspec.Struct, frozen=True):
     """Where a ready replica listens; `token` is its engine's own secret, sent as a bearer token."""
@@ -42,9 +60,13 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     """Of `openai`, `oip` (Open Inference Protocol v2), `predict`; `any` lets every path through."""
     deployments: tuple[DeploymentRoute, ...] = ()
     condition: str = ""
+    limits: LimitSet = NO_LIMITS
+    """Over all keys together."""
+    balance: str = "least_outstanding"
+    """How a replica is chosen: `least_outstanding` or `prefix_affinity` (`decide.balance`)."""
 
 
-class KeyGrant(msgspec.Struct, frozen=True):
+class KeyGrant(msgspec.Struct, frozen=True, gc=False):
     """An API key: `digest` is the hex sha256 of the whole key; `endpoints` None means all."""
 
     id: str
@@ -53,6 +75,7 @@ class KeyGrant(msgspec.Struct, frozen=True):
     role: str = "inference"
     endpoints: tuple[str, ...] | None = None
     expires_at: float | None = None
+    limits: LimitSet = NO_LIMITS
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -64,6 +87,18 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     keys: tuple[KeyGrant, ...] = ()
 
 
+class SnapshotDelta(msgspec.Struct, frozen=True, tag="delta"):
+    """What makes snapshot `version` of snapshot `base`: endpoints (by name) and keys (by digest) that come and go."""
+
+    version: int
+    base: int
+    created_at: float
+    endpoints: tuple[EndpointRoute, ...] = ()
+    gone_endpoints: tuple[str, ...] = ()
+    keys: tuple[KeyGrant, ...] = ()
+    gone_keys: tuple[str, ...] = ()
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The first frame of a gateway: who it is, the feed's token, the version it has from disk (0 if none)."""
 
@@ -72,11 +107,22 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     version: int = 0
 
 
+class JournalState(msgspec.Struct, frozen=True):
+    """How full a worker's usage journal is. `lost` counts the requests that were served without a record, ever since
+    the worker started; `refusing` says that requests are refused because the journal is full."""
+
+    used_bytes: int = 0
+    max_bytes: int = 0
+    lost: int = 0
+    refusing: bool = False
+
+
 class Report(msgspec.Struct, frozen=True, tag="report"):
-    """What a gateway worker has applied and what is in flight on each replica (only those above zero)."""
+    """What a gateway worker has applied, what is in flight on each replica (only those above zero), its journal."""
 
     applied: int
     in_flight: dict[str, int] = {}
+    journal: JournalState = JournalState()
 
 
-FeedMessage = Snapshot | Hello | Report
+FeedMessage = Snapshot | SnapshotDelta | Hello | Report | UsageBatch | UsageAck
