@@ -99,7 +99,7 @@ def test_a_revoked_key_ends_with_a_snapshot_that_has_an_unusable_target() -> Non
     kept, revoked = grant("hk_kept_k"), grant("hk_gone_g")
     before = pools.table(Snapshot(version=1, created_at=0.0, keys=(kept, revoked)))
     after = pools.table(Snapshot(version=2, created_at=0.0, endpoints=(broken(UNUSABLE[0]),), keys=(kept,)))
-    assert revoked.digest in before.keys
+    assert bytes.fromhex(revoked.digest) in before.keys
     assert set(after.keys) == {kept.digest}
 
 
