@@ -75,8 +75,8 @@ def endpoint(
     )
 
 
-def snapshot(version: int, *endpoints: EndpointRoute) -> Snapshot:
-    return Snapshot(version=version, created_at=time.time(), endpoints=endpoints, keys=KEYS)
+def snapshot(version: int, *endpoints: EndpointRoute, keys: tuple[KeyGrant, ...] = ()) -> Snapshot:
+    return Snapshot(version=version, created_at=time.time(), endpoints=endpoints, keys=(*KEYS, *keys))
 
 
 def free_port() -> int:
@@ -162,6 +162,7 @@ class World:
         self._version = 0
         self.dead_port = free_port()
         self._endpoints: dict[str, EndpointRoute] = {}
+        self._keys: dict[str, KeyGrant] = {}
         self.serve(
             endpoint("chat", upstream.port),
             endpoint("digits", upstream.port, protocols=("oip",), engine="onnx"),
@@ -183,6 +184,11 @@ class World:
         self._endpoints |= {route.name: route for route in endpoints}
         self._publish()
 
+    def allow(self, *grants: KeyGrant) -> None:
+        """Add keys, or replace those of the same ids, and wait until the gateway knows them."""
+        self._keys |= {one.id: one for one in grants}
+        self._publish()
+
     def remove(self, name: str) -> None:
         del self._endpoints[name]
         self._publish()
@@ -193,7 +199,7 @@ class World:
 
     def _publish(self) -> None:
         self._version += 1
-        self.feed.publish_and_wait(snapshot(self._version, *self._endpoints.values()))
+        self.feed.publish_and_wait(snapshot(self._version, *self._endpoints.values(), keys=tuple(self._keys.values())))
 
 
 def write_token(home: Path, token: str = TOKEN) -> None:

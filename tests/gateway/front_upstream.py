@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from front_tokens import Generated, answer_tokens
+
 Result = TypeVar("Result")
 ESTABLISHED = 1
 """Of the kernel's `tcp_states.h`."""
@@ -68,6 +70,8 @@ class ScriptedUpstream:
         self._thread = thread
         self.seen: list[Seen] = []
         self.cancelled = 0
+        self.generated: dict[str, Generated] = {}
+        """What was truly generated, by `x-request-id`."""
         self.connections = 0
         self._gate = asyncio.Semaphore(0)
         self._writers: set[asyncio.StreamWriter] = set()
@@ -222,6 +226,24 @@ class ScriptedUpstream:
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
             await self._paced(reader, float(gap_s))
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def _tokens(
+        self,
+        seen: Seen,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        prompt: str,
+        completion: str,
+        gap_s: str = "0",
+    ) -> None:
+        """An answer of so many tokens, with a pause before each event (or before the whole)."""
+        truth = self.generated[seen.headers["x-request-id"]] = Generated(int(prompt))
+
+        async def pace() -> None:
+            if float(gap_s):
+                await self._paced(reader, float(gap_s))
+
+        await answer_tokens(json.loads(seen.body), truth, int(completion), writer, pace)
 
     async def _gated(self, _seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: str) -> None:
         """Chunks, each but the first after a `release`."""

@@ -194,6 +194,9 @@ class Journal:
     def taken(self, segment: Segment, stop: int) -> None:
         """Control has the segment's records before the offset `stop`. A segment that is done is removed."""
         segment.taken = stop
+        if segment is self._current and stop >= segment.end and segment.room < segment.size // 2:
+            segment.sealed = True
+            self._current = None
         if segment.sealed and stop >= segment.end:
             self._segments.remove(segment)
             self._used_bytes -= segment.size

@@ -91,6 +91,9 @@ def _used(usage: _Usage, before: Used | None = None) -> Used:
     cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
     if cached is None:
         cached = before.cached_tokens if before else 0
+    if usage.cache_read_input_tokens is not None and usage.input_tokens is not None:
+        # Anthropic's input tokens are without those that were in the cache.
+        prompt = usage.input_tokens + usage.cache_read_input_tokens
     return Used(max(0, prompt or 0), max(0, completion), max(0, cached))
 
 
