@@ -17,10 +17,12 @@ from hostler.control.externals import ExternalModels
 from hostler.control.feed import Feed
 from hostler.control.hints import Hints
 from hostler.control.keys import Keys
+from hostler.control.ledger import Ledger
 from hostler.control.loop import Reconciler
 from hostler.control.models import Models
 from hostler.control.platform import Platform
 from hostler.control.snapshots import Publisher
+from hostler.control.usage import Usage
 from hostler.control.verbs import Verbs
 from hostler.registry.blobs import BlobStore
 from hostler.registry.catalog import Catalog
@@ -70,12 +72,20 @@ class ControlUnderTest:
         self.clock = clock
         self.backend = backend
         self.hinted: list[str] = []
-        self.feed = RecordingFeed(token=TOKEN, now=clock, on_report=self._reported)
+        database = Database(settings.paths.database)
+        self.ledger = Ledger(database, kept_days=settings.usage_kept_days, now=clock)
+        self.feed = RecordingFeed(
+            token=TOKEN,
+            now=clock,
+            on_report=self._reported,
+            ingest=self.ledger.take,
+            on_journal=self.ledger.heard,
+        )
         blobs = BlobStore(settings.paths.models)
         catalog = Catalog(settings.paths.models, blobs)
         self.context = Context(
             settings=settings,
-            database=Database(settings.paths.database),
+            database=database,
             catalog=catalog,
             cards=Catalog(settings.paths.cards, blobs),
             externals=ExternalModels(catalog),
@@ -83,6 +93,7 @@ class ControlUnderTest:
             secrets=SecretFiles(settings.paths.secrets),
             backend=backend,
             feed=self.feed,
+            ledger=self.ledger,
             hints=Hints(),
             now=clock,
             started_at=clock(),
@@ -96,6 +107,7 @@ class ControlUnderTest:
             keys=Keys(self.context),
             engines=Engines(self.context),
             platform=Platform(self.context, self.reconciler, lambda: publisher.version),
+            usage=Usage(self.context),
         )
 
     def push(self, name: str = "toy", **card: Any) -> ModelVersion:

@@ -77,6 +77,7 @@ async def build_context(settings: Settings) -> Context:
     from hostler.control.externals import ExternalModels
     from hostler.control.feed import Feed
     from hostler.control.hints import Hints
+    from hostler.control.ledger import Ledger
     from hostler.control.loop import touch_deployments
     from hostler.store.database import Database
     from hostler.store.secrets import SecretFiles
@@ -85,20 +86,29 @@ async def build_context(settings: Settings) -> Context:
     registry = local_registry(settings)
     catalog = Catalog(paths.models, registry.blobs)
     hints = Hints()
+    database = Database(paths.database)
+    ledger = Ledger(database, kept_days=settings.usage_kept_days, now=time.time)
 
     def on_report(replica_ids: Iterable[str]) -> None:
         touch_deployments(hints, replica_ids)
 
     return Context(
         settings=settings,
-        database=Database(paths.database),
+        database=database,
         catalog=catalog,
         cards=registry.cards,
         externals=ExternalModels(catalog),
         blobs=registry.blobs,
         secrets=SecretFiles(paths.secrets),
         backend=local_backend(settings),
-        feed=Feed(token=feed_token(paths.feed_token), now=time.monotonic, on_report=on_report),
+        feed=Feed(
+            token=feed_token(paths.feed_token),
+            now=time.monotonic,
+            on_report=on_report,
+            ingest=ledger.take,
+            on_journal=ledger.heard,
+        ),
+        ledger=ledger,
         hints=hints,
         now=time.time,
         started_at=time.time(),
@@ -120,6 +130,7 @@ async def serve_control(settings: Settings) -> None:
     from hostler.control.models import Models
     from hostler.control.platform import Platform
     from hostler.control.snapshots import Publisher
+    from hostler.control.usage import Usage
     from hostler.control.verbs import Verbs
     from hostler.web.app import create_app
     from hostler.web.protocol import BoundedProtocol
@@ -147,6 +158,7 @@ async def serve_control(settings: Settings) -> None:
             keys=keys,
             engines=Engines(context),
             platform=Platform(context, reconciler, lambda: publisher.version),
+            usage=Usage(context),
         )
         config = uvicorn.Config(
             create_app(verbs),
@@ -162,7 +174,7 @@ async def serve_control(settings: Settings) -> None:
         stack.callback(hints_transport.close)
         await context.feed.listen(settings.feed or paths.feed_socket)
         stack.push_async_callback(context.feed.close)
-        loops = asyncio.create_task(reconciler.run())
+        loops = asyncio.gather(reconciler.run(), context.ledger.run())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopped = asyncio.create_task(stopping.wait())
         first_round = asyncio.create_task(reconciler.first_round_done.wait())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,8 +13,18 @@ import pytest
 from tests.control_under_test import TOKEN, Clock
 
 from hostler.control.feed import RECONNECT_S, Feed, parse_tcp_address
-from hostler.spec.errors import InvalidRequest
-from hostler.spec.snapshot import DeploymentRoute, EndpointRoute, FeedMessage, Hello, ReplicaTarget, Report, Snapshot
+from hostler.spec.errors import InvalidRequest, Unavailable
+from hostler.spec.snapshot import (
+    DeploymentRoute,
+    EndpointRoute,
+    FeedMessage,
+    Hello,
+    JournalState,
+    ReplicaTarget,
+    Report,
+    Snapshot,
+)
+from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
 
 
 def snapshot(version: int, *replicas: str) -> Snapshot:
@@ -57,7 +68,34 @@ class Served:
         self.path = path
         self.clock = clock
         self.reported: list[str] = []
-        self.feed = Feed(token=TOKEN, now=clock, on_report=self.reported.extend)
+        self.counted: list[UsageRecord] = []
+        self.journals: list[tuple[str, JournalState]] = []
+        self.at_once = 0
+        self.failure: Exception | None = None
+        self.failed = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.feed = Feed(
+            token=TOKEN, now=clock, on_report=self.reported.extend, ingest=self.ingest, on_journal=self.heard
+        )
+
+    def ingest(self, records: Sequence[UsageRecord]) -> None:
+        """Counts as the ledger does, or fails as told; waits while the gate is shut."""
+        self.at_once += 1
+        assert self.at_once == 1, "one batch at a time"
+        assert self.gate.wait(10)
+        self.at_once -= 1
+        if self.failure is not None:
+            self.failed += 1
+            raise self.failure
+        self.counted += records
+
+    def heard(self, gateway_id: str, state: JournalState) -> None:
+        self.journals.append((gateway_id, state))
+
+
+def batch(number: int, *ids: str) -> UsageBatch:
+    return UsageBatch(number, tuple(UsageRecord(one, 1.0, "k", "p", "e", "d", "ok", 200, 0.1) for one in ids))
 
 
 @pytest.fixture
@@ -160,12 +198,97 @@ async def test_a_gateway_that_reconnects_replaces_itself(served: Served) -> None
     await second.close()
 
 
+async def test_usage_is_counted_and_acknowledged_on_the_connection_it_came_by(served: Served) -> None:
+    one, other = [await Gateway.connect(served.path, name=name) for name in ("a", "b")]
+    await one.send(batch(7, "r1", "r2"))
+    assert await one.receive() == UsageAck(7)
+    await other.send(batch(1, "r3"))
+    assert await other.receive() == UsageAck(1)
+    assert [record.id for record in served.counted] == ["r1", "r2", "r3"]
+    for gateway in (one, other):
+        await gateway.close()
+
+
+async def test_reports_and_snapshots_go_on_while_a_batch_is_counted(served: Served) -> None:
+    served.feed.publish(snapshot(1, "toy-1"))
+    gateway = await Gateway.connect(served.path)
+    await gateway.receive()
+    served.gate.clear()
+    await gateway.send(batch(1, "r1"))
+    await gateway.send(Report(1, {"toy-1": 2}))
+    await eventually(lambda: served.feed.in_flight("toy-1") == 2)
+    served.feed.publish(snapshot(2))
+    assert await gateway.receive() == snapshot(2)
+    served.gate.set()
+    assert await gateway.receive() == UsageAck(1)
+    await gateway.close()
+
+
+async def test_batches_of_many_gateways_are_counted_one_after_the_other(served: Served) -> None:
+    gateways = [await Gateway.connect(served.path, name=f"g{number}") for number in range(6)]
+    served.gate.clear()
+    for gateway in gateways:
+        await gateway.send(batch(1, "x"))
+        await gateway.send(batch(2, "y"))
+    await eventually(lambda: served.at_once == 1)
+    served.gate.set()
+    for gateway in gateways:
+        assert [await gateway.receive(), await gateway.receive()] == [UsageAck(1), UsageAck(2)]
+        await gateway.close()
+    assert len(served.counted) == 12
+
+
+@pytest.mark.parametrize("failure", [Unavailable("The database is locked."), ZeroDivisionError("a fault")])
+async def test_a_batch_that_cannot_be_counted_is_not_acknowledged_and_told_once(
+    served: Served, failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = await Gateway.connect(served.path)
+    served.failure = failure
+    for _ in range(3):
+        await gateway.send(batch(1, "r1"))
+    await eventually(lambda: served.failed == 3)
+    served.failure = None
+    await gateway.send(batch(2, "r1"))
+    assert await gateway.receive() == UsageAck(2)
+    told = [one for one in caplog.records if "usage cannot be counted" in one.message]
+    assert len(told) == 1
+    assert (told[0].exc_info is not None) == isinstance(failure, ZeroDivisionError)
+    await gateway.close()
+
+
+async def test_a_gateway_that_left_is_not_acknowledged_and_what_waited_is_not_counted(served: Served) -> None:
+    served.gate.clear()
+    holder, leaver = [await Gateway.connect(served.path, name=name) for name in ("a", "b")]
+    await holder.send(batch(1, "held"))
+    await eventually(lambda: served.at_once == 1)
+    await leaver.send(batch(1, "waits"))
+    await leaver.close()
+    await eventually(lambda: len(served.feed.gateways) == 1)
+    served.gate.set()
+    assert await holder.receive() == UsageAck(1)
+    await holder.close()
+    await served.feed.close()
+    assert [record.id for record in served.counted] == ["held"]
+
+
+async def test_the_state_of_a_journal_is_kept_and_told_when_it_changes(served: Served) -> None:
+    gateway = await Gateway.connect(served.path)
+    full = JournalState(used_bytes=9, max_bytes=10, lost=1)
+    for state in (JournalState(), full, full):
+        await gateway.send(Report(0, {}, state))
+    await gateway.send(batch(1, "r"))
+    assert await gateway.receive() == UsageAck(1)
+    assert served.journals == [("g", full)]
+    assert [one.journal for one in served.feed.gateways] == [full]
+    await gateway.close()
+
+
 async def test_the_socket_is_its_owners_alone(served: Served) -> None:
     assert served.path.stat().st_mode & 0o077 == 0
 
 
 async def test_it_listens_on_tcp_for_gateways_on_other_hosts(clock: Clock, unused_tcp_port: int) -> None:
-    feed = Feed(token=TOKEN, now=clock, on_report=lambda _ids: None)
+    feed = Feed(token=TOKEN, now=clock, on_report=lambda _ids: None, ingest=lambda _records: None)
     await feed.listen(f"tcp://127.0.0.1:{unused_tcp_port}")
     feed.publish(snapshot(3))
     gateway = Gateway(*await asyncio.open_connection("127.0.0.1", unused_tcp_port))

@@ -11,11 +11,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 from hostler.spec.errors import HostlerError, Unavailable
+from hostler.spec.snapshot import NO_LIMITS
 from hostler.store import database as database_module
-from hostler.store import meta
+from hostler.store import events, keys, meta, usage
 from hostler.store.database import Database, schema_revision
 from hostler.store.migrations import configuration
 from hostler.store.tables import SCHEMA_REVISION, metadata
@@ -41,6 +42,52 @@ def test_the_migrations_make_the_tables_of_the_code(tmp_path: Path) -> None:
         assert schema_revision(connection) == SCHEMA_REVISION
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+def test_a_database_of_the_first_release_is_migrated_with_what_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "hostler.db"
+    engine = create_engine(f"sqlite:///{path}")
+    config = configuration()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text("INSERT INTO keys VALUES ('abc', 'app', 'd1', 'inference', 'default', NULL, 1.0, NULL, NULL)")
+        )
+        connection.execute(
+            text(
+                "INSERT INTO events (at, level, kind, name, reason, message)"
+                " VALUES (1.0, 'normal', 'key', 'abc', 'Created', 'm')"
+            )
+        )
+    engine.dispose()
+    migrated = Database(path)
+    with migrated.transaction() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        (key,) = keys.all_of(connection)
+        assert (key.id, key.limits) == ("abc", NO_LIMITS)
+        assert [one.message for one in events.read(connection)] == ["m"]
+        assert usage.totals(connection, by="key", asked=usage.Asked()) == []
+    migrated.close()
+
+
+def test_a_reader_waits_for_no_writer_and_no_writer_for_it(database: Database) -> None:
+    with database.transaction() as writer:
+        meta.put(writer, "a", "1")
+        with database.reading() as reader:
+            assert meta.get(reader, "a") is None
+    with database.reading() as reader:
+        assert meta.get(reader, "a") == "1"
+        with database.transaction() as writer:
+            meta.put(writer, "a", "2")
+        assert meta.get(reader, "a") == "1", "it sees one moment"
+
+
+def test_what_must_outlive_a_loss_of_power_is_synced_before_it_counts(database: Database) -> None:
+    with database.transaction(durable=True) as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+    with database.transaction() as connection:
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 1
 
 
 def test_a_new_database_is_at_the_newest_revision(database: Database) -> None:

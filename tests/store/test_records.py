@@ -10,6 +10,7 @@ import pytest
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import InvalidRequest, NotFound
 from hostler.spec.model import Task
+from hostler.spec.snapshot import LimitSet
 from hostler.spec.states import ReplicaState
 from hostler.store import deployments, events, keys
 from hostler.store.database import Database
@@ -134,6 +135,26 @@ def test_a_key_is_found_by_its_digest_until_it_is_revoked(database: Database) ->
     assert record.usable(49.0)
     assert not record.usable(50.0)
     assert not revoked.usable(10.0)
+
+
+def test_limits_of_a_key_are_kept_and_replaced(database: Database) -> None:
+    fresh = keys.generate()
+    limits = LimitSet(rpm=60, max_concurrency=4)
+    record = KeyRecord(
+        id=fresh.id,
+        name="a",
+        digest=fresh.digest,
+        role="inference",
+        project="default",
+        endpoints=None,
+        created_at=1.0,
+        limits=limits,
+    )
+    with database.transaction() as connection:
+        keys.add(connection, record)
+        assert keys.all_of(connection) == [record]
+        keys.limit(connection, fresh.id, LimitSet(tpm=10**12))
+        assert keys.get(connection, fresh.id) == replace(record, limits=LimitSet(tpm=10**12))
 
 
 def test_the_database_never_holds_a_key(database: Database) -> None:

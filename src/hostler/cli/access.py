@@ -10,6 +10,7 @@ from hostler.cli.output import age, emit, print_table
 from hostler.cli.session import Session, at_terminal, confirm, duration_s, output_option, with_session
 from hostler.spec.documents import validated
 from hostler.spec.errors import InvalidRequest
+from hostler.spec.limits import Limits
 from hostler.spec.names import check_name
 from hostler.spec.resources import KeyRequest, KeyResource, SecretRequest
 
@@ -25,6 +26,9 @@ def key() -> None:
 @click.option("--endpoint", "endpoints", multiple=True, help="Endpoint it may call; may be repeated. All if left out.")
 @click.option("--project", help="Whom its use is counted for.")
 @click.option("--expires-in", metavar="TIME", help="Life of the key, for example 12h; without end if left out.")
+@click.option("--rpm", type=click.IntRange(1), metavar="N", help="Most requests a minute.")
+@click.option("--tpm", type=click.IntRange(1), metavar="N", help="Most tokens a minute, of prompts and answers.")
+@click.option("--max-concurrency", type=click.IntRange(1), metavar="N", help="Most requests at the same time.")
 @output_option
 @with_session
 def create_key(
@@ -34,6 +38,7 @@ def create_key(
     endpoints: tuple[str, ...],
     project: str | None,
     expires_in: str | None,
+    **limits: int | None,
 ) -> None:
     """Make a key. It is printed this once and never again."""
     wanted = {
@@ -42,6 +47,7 @@ def create_key(
         "endpoints": endpoints or None,
         "project": project,
         "expires_in_seconds": duration_s(expires_in) if expires_in else None,
+        **limits,
     }
     request = validated(KeyRequest, {field: value for field, value in wanted.items() if value is not None})
     with session.client() as client:
@@ -62,8 +68,27 @@ def list_keys(session: Session) -> None:
     with session.client() as client:
         keys = client.keys.list()
     rows = [_key_row(one) for one in keys]
-    headers = ("ID", "NAME", "ROLE", "PROJECT", "ENDPOINTS", "AGE", "STATE")
+    headers = ("ID", "NAME", "ROLE", "PROJECT", "ENDPOINTS", "LIMITS", "AGE", "STATE")
     emit(keys, output=session.output, table=lambda: print_table(headers, rows, empty="No keys."))
+
+
+@key.command("limit")
+@click.argument("key_id", metavar="ID")
+@click.option("--rpm", metavar="N", help="Most requests a minute; none takes the limit away.")
+@click.option("--tpm", metavar="N", help="Most tokens a minute, of prompts and answers; none takes the limit away.")
+@click.option("--max-concurrency", metavar="N", help="Most requests at the same time; none takes the limit away.")
+@output_option
+@with_session
+def limit_key(session: Session, key_id: str, **limits: str | None) -> None:
+    """Change limits of a key; those left out stay as they are."""
+    _check_key_id(key_id)
+    given = {name: None if value == "none" else value for name, value in limits.items() if value is not None}
+    if not given:
+        raise click.UsageError("Say which limit: --rpm, --tpm or --max-concurrency.")
+    with session.client() as client:
+        limited = client.keys.limit(key_id, validated(Limits, given))
+    told = f"{limited.id} ({limited.name}): {_limits(limited)}"
+    emit(limited, output=session.output, table=lambda: click.echo(told))
 
 
 @key.command("revoke")
@@ -73,10 +98,7 @@ def list_keys(session: Session) -> None:
 @with_session
 def revoke_key(session: Session, key_id: str, yes: bool) -> None:
     """Make a key worthless, at once and for ever."""
-    if not key_id.isalnum():
-        raise InvalidRequest(
-            f"{key_id!r} is not the id of a key.", hint="`hostler key list` shows the ids.", param="id"
-        )
+    _check_key_id(key_id)
     confirm(f"Revoke key {key_id}?", yes=yes)
     with session.client() as client:
         revoked = client.keys.revoke(key_id)
@@ -141,4 +163,17 @@ def delete_secret(session: Session, name: str, yes: bool) -> None:
 def _key_row(one: KeyResource) -> tuple[object, ...]:
     state = "revoked" if one.revoked_at else f"until {one.expires_at:%Y-%m-%d %H:%M}" if one.expires_at else "valid"
     endpoints = "all" if one.endpoints is None else ", ".join(one.endpoints)
-    return (one.id, one.name, one.role, one.project, endpoints, age(one.created_at), state)
+    return (one.id, one.name, one.role, one.project, endpoints, _limits(one), age(one.created_at), state)
+
+
+def _limits(one: KeyResource) -> str:
+    """The limits in short: `60 rpm, 10000 tpm, 4 at once`."""
+    pairs = ((one.rpm, "rpm"), (one.tpm, "tpm"), (one.max_concurrency, "at once"))
+    return ", ".join(f"{value} {unit}" for value, unit in pairs if value is not None) or "none"
+
+
+def _check_key_id(key_id: str) -> None:
+    if not key_id.isalnum():
+        raise InvalidRequest(
+            f"{key_id!r} is not the id of a key.", hint="`hostler key list` shows the ids.", param="id"
+        )

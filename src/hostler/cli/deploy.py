@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -16,6 +16,7 @@ from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.documents import validated
 from hostler.spec.errors import NotFound
 from hostler.spec.fields import format_bytes
+from hostler.spec.limits import Balance, Limits
 from hostler.spec.model import Source
 from hostler.spec.names import ModelRef, short_digest, suggest_name
 
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 @click.option("--cpu", type=click.FloatRange(0, min_open=True), metavar="CORES", help="CPU cores of one replica.")
 @click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs of one replica.")
 @click.option("--start-timeout", metavar="TIME", help="Longest start of an engine, for example 300s.")
+@click.option("--rpm", type=click.IntRange(1), metavar="N", help="Most requests a minute, of all keys together.")
+@click.option("--tpm", type=click.IntRange(1), metavar="N", help="Most tokens a minute, of all keys together.")
+@click.option("--max-concurrency", type=click.IntRange(1), metavar="N", help="Most requests at the same time.")
+@click.option("--balance", type=click.Choice(get_args(Balance)), help="How a replica is chosen for a request.")
 @click.option("--allow", multiple=True, metavar="WORD", help="Let the scan pass pickle, remote-code, code or links.")
 @click.option("--force", is_flag=True, help="Start although the memory estimate says that it does not fit.")
 @click.option("--dry-run", is_flag=True, help="Check and deploy nothing; a folder, file or repository is still pushed.")
@@ -89,6 +94,7 @@ def spec_from_flags(reference: ModelRef, **flags: Any) -> DeploymentSpec:
     """The deployment that the flags of `deploy` and `serve` declare."""
     name = flags.get("name") or suggest_name(reference.name)
     resources = {key: flags.get(key) for key in ("cpu", "memory", "gpus") if flags.get(key) is not None}
+    limits = {key: flags.get(key) for key in Limits.model_fields if flags.get(key) is not None}
     start_timeout = flags.get("start_timeout")
     wanted: dict[str, Any] = {
         "name": name,
@@ -101,6 +107,8 @@ def spec_from_flags(reference: ModelRef, **flags: Any) -> DeploymentSpec:
         "context_length": flags.get("context"),
         "resources": resources or None,
         "start_timeout_seconds": duration_s(start_timeout) if start_timeout else None,
+        "limits": limits or None,
+        "balance": flags.get("balance"),
         "force": True if flags.get("force") else None,
     }
     return validated(DeploymentSpec, {field: value for field, value in wanted.items() if value is not None})

@@ -15,7 +15,7 @@ from hostler.spec.fields import format_bytes
 
 if TYPE_CHECKING:
     from hostler.settings import Settings
-    from hostler.spec.resources import DeploymentResource, PlatformStatus
+    from hostler.spec.resources import DeploymentResource, GatewayResource, PlatformStatus
     from hostler.supervisor import PlatformInfo
 
 
@@ -86,6 +86,19 @@ def next_commands() -> list[str]:
     ]
 
 
+def journal_line(gateway: GatewayResource) -> str | None:
+    """What is wrong with a gateway's usage journal: it is over half full, records were lost, requests are refused."""
+    used, most, lost = gateway.journal_used_bytes, gateway.journal_max_bytes, gateway.journal_lost
+    if used * 2 <= most and not lost and not gateway.journal_refusing:
+        return None
+    told = [f"{used * 100 // max(most, 1)}% full"]
+    if lost:
+        told.append(f"{lost} requests without a record")
+    if gateway.journal_refusing:
+        told.append("requests are refused")
+    return f"journal of {gateway.id}: {click.style(', '.join(told), fg='yellow')}"
+
+
 def _up(settings: Settings, info: PlatformInfo) -> None:
     click.echo(f"Hostler {info.version} is up.")
     click.echo(f"  front door   {info.gateway_url}/v1")
@@ -112,6 +125,9 @@ def _status(platform: PlatformStatus, deployments: list[DeploymentResource]) -> 
             ("replicas", f"{platform.replicas_ready} ready of {platform.replicas_wanted}"),
         ]
     )
+    for gateway in platform.gateways:
+        if (line := journal_line(gateway)) is not None:
+            click.echo(line)
     for node in platform.nodes:
         gpus = f", {', '.join(node.gpus)}" if node.gpus else ""
         memory = f"{format_bytes(node.memory_free)} of {format_bytes(node.memory_total)} free"

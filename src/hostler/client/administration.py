@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from hostler.client.connection import Connection
+from hostler.spec.limits import Limits
 from hostler.spec.resources import (
     API_PREFIX,
     EnginePath,
@@ -29,6 +30,10 @@ class Keys:
     def create(self, request: KeyRequest) -> NewKey:
         """A new key; its secret is in this answer and nowhere else."""
         return self._connection.fetch(NewKey, "POST", f"{API_PREFIX}/keys", body=request)
+
+    def limit(self, key_id: str, limits: Limits) -> KeyResource:
+        """Change the limits that are set in `limits`, to None to take one away; the others stay."""
+        return self._connection.fetch(KeyResource, "PATCH", f"{API_PREFIX}/keys/{key_id}", body=limits)
 
     def revoke(self, key_id: str) -> KeyResource:
         return self._connection.fetch(KeyResource, "DELETE", f"{API_PREFIX}/keys/{key_id}")

@@ -11,6 +11,7 @@ from hostler.client.connection import Connection
 from hostler.client.deployments import Deployments, Events
 from hostler.client.models import Models
 from hostler.client.transfer import Transfer
+from hostler.client.usage import Usage
 from hostler.spec.resources import API_PREFIX, PlatformStatus
 
 
@@ -37,6 +38,7 @@ class Client:
         self.keys = Keys(self._connection)
         self.secrets = Secrets(self._connection)
         self.engines = Engines(self._connection)
+        self.usage = Usage(self._connection)
 
     @property
     def url(self) -> str:

@@ -9,6 +9,7 @@ from hostler.backends.backend import Backend
 from hostler.control.externals import ExternalModels
 from hostler.control.feed import Feed
 from hostler.control.hints import Hints
+from hostler.control.ledger import Ledger
 from hostler.registry.blobs import BlobStore
 from hostler.registry.catalog import Catalog
 from hostler.settings import Settings
@@ -29,6 +30,7 @@ class Context:
     secrets: SecretFiles
     backend: Backend
     feed: Feed
+    ledger: Ledger
     hints: Hints
     now: Callable[[], float]
     started_at: float

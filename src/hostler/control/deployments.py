@@ -18,6 +18,7 @@ from hostler.engines import catalog as engines
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import Conflict, InsufficientMemory, InvalidRequest, NotFound
 from hostler.spec.fields import format_bytes
+from hostler.spec.limits import Limits
 from hostler.spec.names import parse_model_ref, short_digest
 from hostler.spec.replica import ObservedReplica
 from hostler.spec.resources import DeploymentResource, ReplicaResource
@@ -102,6 +103,8 @@ class Deployments:
                 "force": False,
                 "model": version.model,
                 "drain_seconds": 0,
+                "limits": Limits(),
+                "balance": "least_outstanding",
             }
         )
         return RevisionTemplate.model_validate(

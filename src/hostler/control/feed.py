@@ -1,7 +1,8 @@
-"""The feed: control listens, gateways connect; snapshots go out, reports come in.
+"""The feed: control listens, gateways connect; snapshots go out, reports and usage come in.
 
 Frames are four bytes of length (big-endian) and msgpack, types in `spec.snapshot`. A gateway's first frame is Hello
-with the feed's token; then it gets the newest snapshot and each one after it.
+with the feed's token; then it gets the newest snapshot and each one after it. A batch of usage is answered with its
+number once it is in the ledger; a gateway that gets no answer sends it again.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import contextlib
 import hmac
 import logging
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from hostler.ports import listening_socket
-from hostler.spec.errors import InvalidRequest
-from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
+from hostler.spec.errors import HostlerError, InvalidRequest
+from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot
+from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
 
 MAX_REPORT_BYTES = 16 * 1024 * 1024
 HELLO_TIMEOUT_S = 5.0
@@ -38,19 +40,37 @@ class ConnectedGateway:
     writer: asyncio.StreamWriter
     applied: int = 0
     in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
+    journal: JournalState = JournalState()
+    counting: asyncio.Task[None] | None = None
+    """Counts this connection's last batch of usage."""
 
 
 class Feed:
     """The server side of the feed. All calls are made in the event loop."""
 
-    def __init__(self, *, token: str, now: Callable[[], float], on_report: Callable[[Iterable[str]], None]) -> None:
+    def __init__(
+        self,
+        *,
+        token: str,
+        now: Callable[[], float],
+        on_report: Callable[[Iterable[str]], None],
+        ingest: Callable[[Sequence[UsageRecord]], None],
+        on_journal: Callable[[str, JournalState], None] = lambda _gateway_id, _state: None,
+    ) -> None:
         """`on_report` gets the ids of replicas whose drain may be complete; none if only a look is asked for.
 
-        `now` should be monotonic, in seconds.
+        `ingest` counts usage and is called in a thread, once at a time over all gateways; if it raises, the gateway
+        sends the same again. `on_journal` gets a gateway's id and the state of its journal when that changed. `now`
+        should be monotonic, in seconds.
         """
         self._token = token
         self._now = now
         self._on_report = on_report
+        self._ingest = ingest
+        self._on_journal = on_journal
+        self._ingesting = asyncio.Lock()
+        self._counting: set[asyncio.Task[None]] = set()
+        self._ingest_failure = ""
         self._gateways: dict[str, ConnectedGateway] = {}
         self._snapshot: Snapshot | None = None
         self._frame = b""
@@ -75,12 +95,13 @@ class Feed:
         path.chmod(0o600)
 
     async def close(self) -> None:
-        """Stop listening and let every gateway go. Idempotent."""
+        """Stop listening and let every gateway go, once the usage that is being counted is. Idempotent."""
         if self._server is not None:
             self._server.close()
         for gateway in list(self._gateways.values()):
             gateway.writer.close()
         self._gateways.clear()
+        await asyncio.gather(*self._counting)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Send `snapshot` to every gateway, and to each that connects from here on."""
@@ -135,6 +156,8 @@ class Feed:
                 message = await self._read(reader)
                 if isinstance(message, Report):
                     self._take_report(gateway, message)
+                elif isinstance(message, UsageBatch):
+                    await self._take_usage(gateway, message)
         except (OSError, EOFError, TimeoutError, msgspec.MsgspecError) as error:
             if not isinstance(error, asyncio.IncompleteReadError):
                 logger.warning("a gateway's feed connection ended: %s", error)
@@ -176,7 +199,40 @@ class Feed:
             return
         gateway.writer.write(self._frame)
 
+    async def _take_usage(self, gateway: ConnectedGateway, batch: UsageBatch) -> None:
+        """Begin to count a batch; first waits until the one before is. So a gateway has at most two in memory here."""
+        if gateway.counting is not None:
+            await gateway.counting
+        gateway.counting = asyncio.create_task(self._count(gateway.writer, batch))
+        self._counting.add(gateway.counting)
+        gateway.counting.add_done_callback(self._counting.discard)
+
+    async def _count(self, writer: asyncio.StreamWriter, batch: UsageBatch) -> None:
+        try:
+            async with self._ingesting:
+                if writer.is_closing():
+                    return
+                await asyncio.to_thread(self._ingest, batch.records)
+        except Exception as error:  # noqa: BLE001 the outermost frame of a batch: whatever it is, it will come again
+            self._tell_ingest_failure(error)
+            return
+        self._ingest_failure = ""
+        if not writer.is_closing():
+            body = self._encoder.encode(UsageAck(batch.batch))
+            writer.write(struct.pack(">I", len(body)) + body)
+
+    def _tell_ingest_failure(self, error: Exception) -> None:
+        """Log a failure, unless it is the same as the last: gateways send again every few seconds."""
+        told = f"{type(error).__name__}: {error}"
+        if told != self._ingest_failure:
+            self._ingest_failure = told
+            traceback = None if isinstance(error, HostlerError) else error
+            logger.warning("usage cannot be counted; the gateways keep it: %s", told, exc_info=traceback)
+
     def _take_report(self, gateway: ConnectedGateway, report: Report) -> None:
+        if report.journal != gateway.journal:
+            gateway.journal = report.journal
+            self._on_journal(gateway.id, report.journal)
         if self._snapshot is None:
             return
         ended = [replica_id for replica_id in gateway.in_flight if not report.in_flight.get(replica_id)]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+from sqlalchemy import Connection
+
 from hostler.control.context import Context
+from hostler.control.snapshots import limit_set
 from hostler.spec.errors import Conflict, NotFound
+from hostler.spec.limits import Limits
 from hostler.spec.resources import KeyRequest, KeyResource, NewKey
+from hostler.spec.snapshot import LimitSet
 from hostler.store import events, keys
 from hostler.store.records import KeyRecord, NewEvent
 
@@ -38,10 +44,11 @@ class Keys:
             endpoints=request.endpoints,
             created_at=now,
             expires_at=now + request.expires_in_seconds if request.expires_in_seconds is not None else None,
+            limits=limit_set(request),
         )
         with self.context.database.transaction() as connection:
             keys.add(connection, record)
-            message = f"{request.name}: {request.role} key for project {request.project}."
+            message = f"{request.name}: {request.role} key for project {request.project}, {_told(record.limits)}."
             events.add(connection, [_event(record.id, "Created", message)], at=now)
         self.context.hints.touch("")
         return NewKey(key=_resource(record), secret=fresh.secret)
@@ -50,11 +57,7 @@ class Keys:
         """End a key for good. Idempotent. The last admin key cannot be revoked."""
         now = self.context.now()
         with self.context.database.transaction() as connection:
-            record = keys.get(connection, key_id)
-            if record is None:
-                raise NotFound(
-                    f"There is no key {key_id!r}.", hint="`hostler key list` shows their ids.", code="key_not_found"
-                )
+            record = _found(connection, key_id)
             admins = [one for one in keys.all_of(connection) if one.role == "admin" and one.usable(now)]
             if [one.id for one in admins] == [key_id]:
                 raise Conflict(
@@ -67,6 +70,22 @@ class Keys:
             revoked = keys.get(connection, key_id) or record
         self.context.hints.touch("")
         return _resource(revoked)
+
+    def limit(self, key_id: str, limits: Limits) -> KeyResource:
+        """Change the limits that are given; None takes one away, one that is left out stays. Idempotent."""
+        now = self.context.now()
+        with self.context.database.transaction() as connection:
+            record = _found(connection, key_id)
+            if record.revoked_at is not None:
+                raise Conflict(f"The key {key_id!r} is revoked.", hint="Make another.", code="key_revoked")
+            changes = {name: getattr(limits, name) for name in limits.model_fields_set}
+            changed = replace(record, limits=msgspec.structs.replace(record.limits, **changes))
+            if changed != record:
+                keys.limit(connection, key_id, changed.limits)
+                message = f"{record.name}: {_told(changed.limits)}."
+                events.add(connection, [_event(key_id, "LimitsChanged", message)], at=now)
+        self.context.hints.touch("")
+        return _resource(changed)
 
     def authenticate(self, secret: str) -> KeyRecord | None:
         """The usable key this is, or None. Looked up by digest, so that no comparison leaks the key."""
@@ -110,6 +129,18 @@ class Keys:
         return True
 
 
+def _found(connection: Connection, key_id: str) -> KeyRecord:
+    record = keys.get(connection, key_id)
+    if record is None:
+        raise NotFound(f"There is no key {key_id!r}.", hint="`hostler key list` shows their ids.", code="key_not_found")
+    return record
+
+
+def _told(limits: LimitSet) -> str:
+    told = [f"{name} {value}" for name, value in msgspec.structs.asdict(limits).items() if value is not None]
+    return ", ".join(told) or "no limits"
+
+
 def _event(key_id: str, reason: str, message: str) -> NewEvent:
     return NewEvent(kind="key", name=key_id, reason=reason, message=message)
 
@@ -124,6 +155,9 @@ def _resource(record: KeyRecord) -> KeyResource:
         created_at=datetime.fromtimestamp(record.created_at, UTC),
         expires_at=_time(record.expires_at),
         revoked_at=_time(record.revoked_at),
+        rpm=record.limits.rpm,
+        tpm=record.limits.tpm,
+        max_concurrency=record.limits.max_concurrency,
     )
 
 

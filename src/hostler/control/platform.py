@@ -53,7 +53,15 @@ class Platform:
                 for node in self.reconciler.nodes
             ),
             gateways=tuple(
-                GatewayResource(id=one.id, applied_version=one.applied, in_flight=sum(one.in_flight.values()))
+                GatewayResource(
+                    id=one.id,
+                    applied_version=one.applied,
+                    in_flight=sum(one.in_flight.values()),
+                    journal_used_bytes=one.journal.used_bytes,
+                    journal_max_bytes=one.journal.max_bytes,
+                    journal_lost=one.journal.lost,
+                    journal_refusing=one.journal.refusing,
+                )
                 for one in context.feed.gateways
             ),
             deployments=len(records),

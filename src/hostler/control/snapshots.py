@@ -12,9 +12,18 @@ from sqlalchemy import Connection
 
 from hostler.control.feed import Feed
 from hostler.spec.errors import HostlerError, InvalidRequest
+from hostler.spec.limits import Limits
 from hostler.spec.model import ModelSpec
 from hostler.spec.replica import ObservedReplica
-from hostler.spec.snapshot import DeploymentRoute, EndpointRoute, ExternalTarget, KeyGrant, ReplicaTarget, Snapshot
+from hostler.spec.snapshot import (
+    DeploymentRoute,
+    EndpointRoute,
+    ExternalTarget,
+    KeyGrant,
+    LimitSet,
+    ReplicaTarget,
+    Snapshot,
+)
 from hostler.spec.states import ReplicaState
 from hostler.store import meta
 from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
@@ -54,6 +63,8 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
         protocols=deployment.protocols,
         deployments=(route,),
         condition="" if targets else deployment.condition,
+        limits=limit_set(deployment.record.spec.limits),
+        balance=deployment.record.spec.balance,
     )
 
 
@@ -62,7 +73,8 @@ def external_endpoint(card: ModelSpec, *, created: int, secrets: SecretFiles) ->
     external = card.external
     if external is None:
         raise AssertionError("only external models come here")
-    route = EndpointRoute(name=card.name, created=created, task=card.task, protocols=("openai",))
+    limits = limit_set(external.limits)
+    route = EndpointRoute(name=card.name, created=created, task=card.task, protocols=("openai",), limits=limits)
     try:
         key = None if external.api_key is None or isinstance(external.api_key, str) else external.api_key.secret
         api_key = secrets.get(key) if key is not None else None
@@ -77,6 +89,11 @@ def external_endpoint(card: ModelSpec, *, created: int, secrets: SecretFiles) ->
     target = ExternalTarget(base_url=external.base_url.rstrip("/"), model=external.model or card.name, api_key=api_key)
     deployment = DeploymentRoute(name=card.name, engine="external", external=target)
     return msgspec.structs.replace(route, deployments=(deployment,))
+
+
+def limit_set(limits: Limits) -> LimitSet:
+    """Declared limits as the gateways get them."""
+    return LimitSet(rpm=limits.rpm, tpm=limits.tpm, max_concurrency=limits.max_concurrency)
 
 
 def _fits_a_header(value: str) -> bool:
@@ -94,6 +111,7 @@ def grants(keys: Iterable[KeyRecord], *, now: float) -> tuple[KeyGrant, ...]:
             role=key.role,
             endpoints=key.endpoints,
             expires_at=key.expires_at,
+            limits=key.limits,
         )
         for key in keys
         if key.usable(now)

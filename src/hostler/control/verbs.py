@@ -10,6 +10,7 @@ from hostler.control.engines import Engines
 from hostler.control.keys import Keys
 from hostler.control.models import Models
 from hostler.control.platform import Platform
+from hostler.control.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +23,4 @@ class Verbs:
     keys: Keys
     engines: Engines
     platform: Platform
+    usage: Usage

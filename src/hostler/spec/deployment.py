@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from hostler.spec.fields import Bytes, Declared, Name, Value
+from hostler.spec.limits import Balance, Limits
 from hostler.spec.model import EngineName
 from hostler.spec.names import parse_model_ref
 
@@ -47,6 +48,11 @@ class DeploymentSpec(Declared):
         ge=0,
         le=86400,
         description="Seconds a stopping replica has to finish the requests it is working on.",
+    )
+    limits: Limits = Field(default=Limits(), description="Bounds on the use of the endpoint by all keys together.")
+    balance: Balance = Field(
+        default="least_outstanding",
+        description="How a replica is chosen: the one with the least to do, or one that knows the prompt's start.",
     )
     force: bool = Field(default=False, description="Start although the memory estimate says that it does not fit.")
 

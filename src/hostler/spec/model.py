@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.fields import Declared, Name, Value
+from hostler.spec.limits import Limits
 
 EngineName = Name
 """`llamacpp`, `vllm`, `onnx`, `python`, `command`, `external`, or one that a package brings."""
@@ -112,6 +113,7 @@ class External(Declared):
         default=None, description="The provider's name of the model; the card's name if left out."
     )
     api_key: Value | None = Field(default=None, description="The provider's key, as `{secret: NAME}`.")
+    limits: Limits = Field(default=Limits(), description="Bounds on the use of the endpoint by all keys together.")
 
     @field_validator("base_url")
     @classmethod

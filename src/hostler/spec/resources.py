@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.fields import Declared, Name
+from hostler.spec.limits import Limits
 from hostler.spec.states import DeploymentState, ReplicaState
 from hostler.spec.version import ModelVersion
 
@@ -113,8 +114,8 @@ class AliasRequest(Declared):
     version: str
 
 
-class KeyRequest(Declared):
-    """A new API key."""
+class KeyRequest(Limits):
+    """A new API key, with its limits."""
 
     name: Name = Field(description="What people call it.")
     role: Literal["inference", "admin"] = Field(
@@ -138,6 +139,9 @@ class KeyResource(Resource):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    rpm: int | None = None
+    tpm: int | None = None
+    max_concurrency: int | None = None
 
 
 class NewKey(Resource):
@@ -181,11 +185,54 @@ class NodeResource(Resource):
 
 
 class GatewayResource(Resource):
-    """A gateway worker that is connected to control."""
+    """A gateway worker that is connected to control, and how full its usage journal is.
+
+    `journal_lost` counts the requests it has served without a record; `journal_refusing` says that it refuses
+    requests because the journal is full.
+    """
 
     id: str
     applied_version: int
     in_flight: int
+    journal_used_bytes: int = 0
+    journal_max_bytes: int = 0
+    journal_lost: int = 0
+    journal_refusing: bool = False
+
+
+class UsageSum(Resource):
+    """What one key, endpoint, project or day used. `of` is its id, name or date; `name` the key's, for a key."""
+
+    of: str
+    name: str = ""
+    requests: int
+    ok: int
+    aborted: int
+    failed: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+class UsageRequest(Resource):
+    """One request as the ledger has it. `at` is its end; `estimated` says that the engine did not tell the counts."""
+
+    id: str
+    at: datetime
+    key: str
+    project: str
+    endpoint: str
+    deployment: str
+    outcome: Literal["ok", "aborted", "failed"]
+    status: int
+    seconds: float
+    metered: bool
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    estimated: bool
+    request_id: str
 
 
 class PlatformStatus(Resource):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
+from hostler.spec.snapshot import LimitSet
 from hostler.store.records import KeyRecord
 from hostler.store.tables import keys
 
@@ -49,6 +50,7 @@ def add(connection: Connection, record: KeyRecord) -> None:
             created_at=record.created_at,
             expires_at=record.expires_at,
             revoked_at=record.revoked_at,
+            **_limit_values(record.limits),
         )
     )
 
@@ -73,8 +75,18 @@ def revoke(connection: Connection, key_id: str, *, at: float) -> None:
     connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=at))
 
 
+def limit(connection: Connection, key_id: str, limits: LimitSet) -> None:
+    """Give a key these limits instead of those it has."""
+    connection.execute(update(keys).where(keys.c.id == key_id).values(_limit_values(limits)))
+
+
+def _limit_values(limits: LimitSet) -> dict[str, int | None]:
+    return {name: getattr(limits, name) for name in LimitSet.__struct_fields__}
+
+
 def _key(row: RowMapping) -> KeyRecord:
     values: dict[str, Any] = dict(row)
+    values["limits"] = LimitSet(**{name: values.pop(name) for name in LimitSet.__struct_fields__})
     if values["endpoints"] is not None:
         values["endpoints"] = tuple(json.loads(values["endpoints"]))
     return KeyRecord(**values)

@@ -8,6 +8,7 @@ from typing import Literal
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.fields import Declared
 from hostler.spec.model import EngineName, Task
+from hostler.spec.snapshot import NO_LIMITS, LimitSet
 from hostler.spec.states import ReplicaState
 
 EventLevel = Literal["normal", "warning"]
@@ -16,8 +17,9 @@ EventLevel = Literal["normal", "warning"]
 class RevisionTemplate(Declared):
     """What a revision runs: everything that affects its replicas, the model pinned to a version's digest.
 
-    `spec` has the fields that do not affect replicas (their number, the time to drain) at fixed values, so that equal
-    templates mean that nothing has to be replaced. The endpoint does: engines are told the name they serve.
+    `spec` has the fields that do not affect replicas (their number, the time to drain, limits, balance) at fixed
+    values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines are told
+    the name they serve.
     """
 
     model: str
@@ -108,6 +110,7 @@ class KeyRecord:
     created_at: float
     expires_at: float | None = None
     revoked_at: float | None = None
+    limits: LimitSet = NO_LIMITS
 
     def usable(self, now: float) -> bool:
         """Whether the key opens anything at `now`."""

@@ -1,10 +1,13 @@
-"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints` hold JSON text."""
+"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints` hold JSON text.
+
+`day` is a date in UTC, `2026-01-31`.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The newest migration. A test compares it with the migrations themselves."""
 
 metadata = MetaData(
@@ -87,6 +90,47 @@ keys = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("revoked_at", Float),
+    Column("rpm", BigInteger),
+    Column("tpm", BigInteger),
+    Column("max_concurrency", BigInteger),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("at", Float, nullable=False, index=True),
+    Column("day", String(10), nullable=False),
+    Column("key", String(16), nullable=False),
+    Column("project", String(63), nullable=False),
+    Column("endpoint", String(63), nullable=False),
+    Column("deployment", String(63), nullable=False),
+    Column("outcome", String(10), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("metered", Boolean, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("request_id", Text, nullable=False),
+)
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("day", String(10), primary_key=True),
+    Column("key", String(16), primary_key=True),
+    Column("project", String(63), primary_key=True),
+    Column("endpoint", String(63), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("ok", BigInteger, nullable=False),
+    Column("aborted", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("seconds", Float, nullable=False),
 )
 
 meta = Table(

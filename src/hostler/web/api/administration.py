@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import StreamingResponse
 
 from hostler.spec.documents import json_schemas
+from hostler.spec.limits import Limits
 from hostler.spec.resources import (
     EnginePath,
     EngineResource,
@@ -47,6 +48,11 @@ def list_keys(verbs: TheVerbs) -> list[KeyResource]:
 @router.post("/keys", status_code=201)
 def create_key(request: KeyRequest, verbs: TheVerbs) -> NewKey:
     return verbs.keys.create(request)
+
+
+@router.patch("/keys/{key_id}")
+def limit_key(key_id: str, limits: Limits, verbs: TheVerbs) -> KeyResource:
+    return verbs.keys.limit(key_id, limits)
 
 
 @router.delete("/keys/{key_id}")

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from hostler import __version__
 from hostler.control.verbs import Verbs
 from hostler.spec.resources import API_PREFIX
-from hostler.web.api import administration, blobs, deployments, models
+from hostler.web.api import administration, blobs, deployments, models, usage
 from hostler.web.api.errors import add_error_handlers
 
 
@@ -23,7 +23,7 @@ def create_app(verbs: Verbs) -> FastAPI:
     )
     app.state.verbs = verbs
     add_error_handlers(app)
-    for router in (models.router, blobs.router, deployments.router, administration.router):
+    for router in (models.router, blobs.router, deployments.router, usage.router, administration.router):
         app.include_router(router, prefix=API_PREFIX)
 
     @app.get("/healthz")
