@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from scripted_platform import Platform
@@ -8,6 +10,7 @@ from scripted_platform import Platform
 from hostler.client import Client, Inference
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import HostlerError, NotFound, Unavailable, UpstreamFailed
+from hostler.spec.limits import Limits
 from hostler.spec.resources import KeyRequest
 
 AT = "2026-01-02T03:04:05Z"
@@ -102,6 +105,28 @@ def test_every_noun_speaks_its_routes(platform: Platform, client: Client) -> Non
     assert client.schemas() == {"model": {}}
     bodies = [request.json() for request in platform.requests if request.body]
     assert bodies == [{"replicas": 3}, {"version": "latest"}, {"name": "ci"}, {"value": "value"}, {"path": "/opt/vllm"}]
+
+
+def test_limits_send_what_is_given_and_none_takes_one_away(platform: Platform, client: Client) -> None:
+    platform.answer("PATCH", "/api/v1/keys/abc", {**KEY, "rpm": 60})
+    limited = client.keys.limit("abc", Limits(rpm=60, tpm=None))
+    assert (limited.rpm, limited.tpm) == (60, None)
+    assert platform.requests[0].json() == {"rpm": 60, "tpm": None}
+
+
+def test_usage_asks_for_what_is_meant(platform: Platform, client: Client) -> None:
+    figures = dict.fromkeys(("requests", "ok", "aborted", "failed", "prompt_tokens", "cached_tokens"), 1)
+    platform.answer(
+        "GET", "/api/v1/usage", [{"of": "abc", "name": "ci", "completion_tokens": 2, "seconds": 1, **figures}]
+    )
+    platform.answer("GET", "/api/v1/usage/requests", [])
+    since = datetime(2026, 1, 2, tzinfo=UTC)
+    assert client.usage.sums(by="key", since=since, project="p")[0].completion_tokens == 2
+    assert client.usage.requests(limit=5, endpoint="chat", until=since) == []
+    assert [parse_qs(request.query) for request in platform.requests] == [
+        {"by": ["key"], "since": ["2026-01-02T00:00:00+00:00"], "project": ["p"]},
+        {"limit": ["5"], "until": ["2026-01-02T00:00:00+00:00"], "endpoint": ["chat"]},
+    ]
 
 
 def test_events_ask_for_what_came_after(platform: Platform, client: Client) -> None:
