@@ -21,7 +21,7 @@ from hostler.control.ledger import Ledger
 from hostler.control.loop import Reconciler
 from hostler.control.models import Models
 from hostler.control.platform import Platform
-from hostler.control.snapshots import Publisher
+from hostler.control.publisher import Publisher
 from hostler.control.usage import Usage
 from hostler.control.verbs import Verbs
 from hostler.registry.blobs import BlobStore
@@ -30,7 +30,7 @@ from hostler.settings import Settings
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.model import ModelSpec
 from hostler.spec.resources import DeploymentResource
-from hostler.spec.snapshot import Snapshot
+from hostler.spec.snapshot import Snapshot, SnapshotDelta
 from hostler.spec.version import ModelFacts, ModelVersion
 from hostler.store.database import Database
 from hostler.store.secrets import SecretFiles
@@ -57,10 +57,12 @@ class RecordingFeed(Feed):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.published: list[Snapshot] = []
+        self.deltas: list[SnapshotDelta | None] = []
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: Snapshot, delta: SnapshotDelta | None = None) -> None:
         self.published.append(snapshot)
-        super().publish(snapshot)
+        self.deltas.append(delta)
+        super().publish(snapshot, delta)
 
 
 class ControlUnderTest:
@@ -95,10 +97,11 @@ class ControlUnderTest:
             feed=self.feed,
             ledger=self.ledger,
             hints=Hints(),
+            key_hints=Hints(),
             now=clock,
             started_at=clock(),
         )
-        publisher = Publisher(self.feed, clock)
+        self.publisher = publisher = Publisher(self.context)
         self.reconciler = Reconciler(self.context, publisher)
         self.verbs = Verbs(
             context=self.context,

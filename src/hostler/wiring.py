@@ -110,6 +110,7 @@ async def build_context(settings: Settings) -> Context:
         ),
         ledger=ledger,
         hints=hints,
+        key_hints=Hints(),
         now=time.time,
         started_at=time.time(),
     )
@@ -129,7 +130,7 @@ async def serve_control(settings: Settings) -> None:
     from hostler.control.loop import Reconciler
     from hostler.control.models import Models
     from hostler.control.platform import Platform
-    from hostler.control.snapshots import Publisher
+    from hostler.control.publisher import Publisher
     from hostler.control.usage import Usage
     from hostler.control.verbs import Verbs
     from hostler.web.app import create_app
@@ -146,7 +147,7 @@ async def serve_control(settings: Settings) -> None:
         listener = stack.enter_context(listening_socket(settings.host, settings.api_port, flag="--api-port"))
         context = await build_context(settings)
         stack.callback(context.database.close)
-        publisher = Publisher(context.feed, context.now)
+        publisher = Publisher(context)
         reconciler = Reconciler(context, publisher)
         keys = Keys(context)
         if keys.ensure_first(paths.credentials):
@@ -174,7 +175,7 @@ async def serve_control(settings: Settings) -> None:
         stack.callback(hints_transport.close)
         await context.feed.listen(settings.feed or paths.feed_socket)
         stack.push_async_callback(context.feed.close)
-        loops = asyncio.gather(reconciler.run(), context.ledger.run())
+        loops = asyncio.gather(reconciler.run(), publisher.run(), context.ledger.run())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopped = asyncio.create_task(stopping.wait())
         first_round = asyncio.create_task(reconciler.first_round_done.wait())

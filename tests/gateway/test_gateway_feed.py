@@ -17,7 +17,7 @@ from hostler.gateway.journal import Journal
 from hostler.gateway.snapshot_file import read_snapshot, write_snapshot
 from hostler.settings import Home, Settings
 from hostler.spec.errors import InvalidRequest
-from hostler.spec.snapshot import Snapshot
+from hostler.spec.snapshot import Snapshot, SnapshotDelta
 
 
 @pytest.fixture
@@ -197,24 +197,26 @@ async def test_the_feed_goes_on_after_a_failure_nobody_foresaw(
 ) -> None:
     applied: list[int] = []
 
-    def apply(received: Snapshot) -> bool:
+    def apply(received: Snapshot | SnapshotDelta) -> bool:
         applied.append(received.version)
         if len(applied) == 1:
             raise RuntimeError("unforeseen")
         return True
 
+    kept: list[bytes] = []
     client = Feed(
         Settings(home=home),
         gateway_id="g",
         version=lambda: applied[-1] if applied else 0,
         apply=apply,
+        keep=lambda _message, body: kept.append(body),
         in_flight=dict,
         journal=Journal(home / "journal", name="g", max_bytes=1 << 20),
     )
     feed.publish(snapshot(1))
     following = asyncio.create_task(client.run())
     await until(lambda: len(applied) == 2, "the snapshot is applied on the second connection")
-    await until(Home(home).snapshot.exists, "the snapshot is kept on disk")
+    await until(lambda: kept == [msgspec.msgpack.encode(feed.snapshot)], "the snapshot is given on as it came")
     following.cancel()
     with pytest.raises(asyncio.CancelledError):
         await following

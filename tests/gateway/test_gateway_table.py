@@ -76,5 +76,6 @@ def test_equal_and_older_versions_change_nothing() -> None:
 def test_keys_are_found_by_digest() -> None:
     table = make().table(snapshot(1))
     key = grant("hk_x_y")
-    assert key.digest not in table.keys
+    assert bytes.fromhex(key.digest) not in table.keys
+    assert [grant.digest for grant in table.keys.values()] == [digest.hex() for digest in table.keys]
     assert len(table.keys) == 4

@@ -19,7 +19,10 @@ from hostler.store.secrets import SecretFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One platform. `cards` are the models made on this machine and not pushed; `now` gives unix seconds."""
+    """One platform. `cards` are the models made on this machine and not pushed; `now` gives unix seconds.
+
+    `hints` are of deployments, `key_hints` of keys by id: no other process changes the keys of this database.
+    """
 
     settings: Settings
     database: Database
@@ -32,5 +35,6 @@ class Context:
     feed: Feed
     ledger: Ledger
     hints: Hints
+    key_hints: Hints
     now: Callable[[], float]
     started_at: float

@@ -1,8 +1,9 @@
 """The feed: control listens, gateways connect; snapshots go out, reports and usage come in.
 
 Frames are four bytes of length (big-endian) and msgpack, types in `spec.snapshot`. A gateway's first frame is Hello
-with the feed's token; then it gets the newest snapshot and each one after it. A batch of usage is answered with its
-number once it is in the ledger; a gateway that gets no answer sends it again.
+with the feed's token; then it gets the newest snapshot, or an empty difference if it has that one. For each one after
+it gets the difference, or the whole if the difference begins at another snapshot than it was sent last. A batch of
+usage is answered with its number once it is in the ledger; a gateway that gets no answer sends it again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import msgspec
 
 from hostler.ports import listening_socket
 from hostler.spec.errors import HostlerError, InvalidRequest
-from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot
+from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
 from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
 
 MAX_REPORT_BYTES = 16 * 1024 * 1024
@@ -38,6 +39,8 @@ class ConnectedGateway:
 
     id: str
     writer: asyncio.StreamWriter
+    sent: int = 0
+    """The version it has once it has read everything; 0 if that is not known."""
     applied: int = 0
     in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
     journal: JournalState = JournalState()
@@ -56,13 +59,15 @@ class Feed:
         on_report: Callable[[Iterable[str]], None],
         ingest: Callable[[Sequence[UsageRecord]], None],
         on_journal: Callable[[str, JournalState], None] = lambda _gateway_id, _state: None,
+        max_unsent_bytes: int = MAX_UNSENT_BYTES,
     ) -> None:
         """`on_report` gets the ids of replicas whose drain may be complete; none if only a look is asked for.
 
         `ingest` counts usage and is called in a thread, once at a time over all gateways; if it raises, the gateway
         sends the same again. `on_journal` gets a gateway's id and the state of its journal when that changed. `now`
-        should be monotonic, in seconds.
+        should be monotonic, in seconds. A gateway that leaves more than `max_unsent_bytes` unread is let go.
         """
+        self._max_unsent_bytes = max_unsent_bytes
         self._token = token
         self._now = now
         self._on_report = on_report
@@ -73,12 +78,17 @@ class Feed:
         self._ingest_failure = ""
         self._gateways: dict[str, ConnectedGateway] = {}
         self._snapshot: Snapshot | None = None
-        self._frame = b""
+        self._whole = b""
+        """The snapshot's frame, once somebody needed it."""
+        self._routed: dict[str, int] = {}
+        """Replicas that get requests by the snapshot, and at how many endpoints."""
+        self._replicas: dict[str, tuple[str, ...]] = {}
+        """The same by endpoint."""
         self._left: dict[str, int] = {}
         self._started_at = self._last_change_at = now()
         self._server: asyncio.Server | None = None
         self.newest_held = 0
-        """The highest version a gateway came with that is above what was published."""
+        """The highest version a gateway came with that is above what was published; 0 if none is."""
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[FeedMessage] = msgspec.msgpack.Decoder(FeedMessage)
 
@@ -103,20 +113,26 @@ class Feed:
         self._gateways.clear()
         await asyncio.gather(*self._counting)
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Send `snapshot` to every gateway, and to each that connects from here on."""
-        before = _replica_ids(self._snapshot) if self._snapshot is not None else set[str]()
-        after = _replica_ids(snapshot)
-        for replica_id in before - after:
-            self._left[replica_id] = snapshot.version
-        self.newest_held = 0 if snapshot.version > self.newest_held else self.newest_held
-        for replica_id in after:
-            self._left.pop(replica_id, None)
+    def publish(self, snapshot: Snapshot, delta: SnapshotDelta | None = None) -> None:
+        """Send `snapshot` to every gateway, and to each that connects from here on.
+
+        `delta` is what makes it of the one before; those who have its base get only that.
+        """
+        for replica_id in self._count(snapshot, delta):
+            if replica_id in self._routed:
+                self._left.pop(replica_id, None)
+            else:
+                self._left[replica_id] = snapshot.version
+        self.newest_held = 0 if snapshot.version >= self.newest_held else self.newest_held
         self._snapshot = snapshot
-        body = self._encoder.encode(snapshot)
-        self._frame = struct.pack(">I", len(body)) + body
+        self._whole = b""
+        frame = self._framed(delta) if delta is not None else b""
         for gateway in list(self._gateways.values()):
-            self._send(gateway)
+            if delta is not None and gateway.sent == delta.base:
+                self._send(gateway, frame)
+                gateway.sent = snapshot.version
+            else:
+                self._send_newest(gateway, snapshot)
 
     @property
     def gateways(self) -> list[ConnectedGateway]:
@@ -133,7 +149,7 @@ class Feed:
         Just after a start, and while none is connected, a gateway may serve from an old snapshot and be about to
         connect: until `RECONNECT_S` have passed nothing counts as drained.
         """
-        if self._snapshot is None or replica_id in _replica_ids(self._snapshot):
+        if self._snapshot is None or replica_id in self._routed:
             return False
         now = self._now()
         if now - self._started_at < RECONNECT_S or (not self._gateways and now - self._last_change_at < RECONNECT_S):
@@ -151,7 +167,6 @@ class Feed:
             gateway = await asyncio.wait_for(self._greet(reader, writer), HELLO_TIMEOUT_S)
             if gateway is None:
                 return
-            self._send(gateway)
             while True:
                 message = await self._read(reader)
                 if isinstance(message, Report):
@@ -175,12 +190,16 @@ class Feed:
         if not isinstance(hello, Hello) or not hmac.compare_digest(hello.token.encode(), self._token.encode()):
             logger.warning("a gateway was refused: wrong feed token")
             return None
-        gateway = ConnectedGateway(id=hello.gateway_id, writer=writer)
+        gateway = ConnectedGateway(id=hello.gateway_id, writer=writer, sent=hello.version)
         self._gateways[gateway.id] = gateway
-        if self._snapshot is not None and hello.version > self._snapshot.version:
-            logger.warning("gateway %s holds a newer snapshot than there is: this is an older database", gateway.id)
+        if self._snapshot is None:
             self.newest_held = max(self.newest_held, hello.version)
-            self._on_report([])
+        else:
+            if hello.version > self._snapshot.version:
+                logger.warning("gateway %s holds a newer snapshot than there is: this is an older database", gateway.id)
+                self.newest_held = max(self.newest_held, hello.version)
+                self._on_report([])
+            self._send_newest(gateway, self._snapshot)
         self._last_change_at = self._now()
         return gateway
 
@@ -190,24 +209,63 @@ class Feed:
             raise msgspec.ValidationError(f"a frame of {length} bytes is over the limit of {MAX_REPORT_BYTES}")
         return self._decoder.decode(await reader.readexactly(length))
 
-    def _send(self, gateway: ConnectedGateway) -> None:
-        if not self._frame or gateway.writer.is_closing():
+    def _send_newest(self, gateway: ConnectedGateway, snapshot: Snapshot) -> None:
+        """Send what a gateway lacks: the whole snapshot, or nothing in a frame that says so."""
+        if gateway.sent == snapshot.version:
+            self._send(gateway, self._framed(SnapshotDelta(snapshot.version, snapshot.version, snapshot.created_at)))
             return
-        if gateway.writer.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+        if not self._whole:
+            self._whole = self._framed(snapshot)
+        self._send(gateway, self._whole)
+        # One that holds more than there is will not take it.
+        gateway.sent = snapshot.version if gateway.sent < snapshot.version else 0
+
+    def _count(self, snapshot: Snapshot, delta: SnapshotDelta | None) -> set[str]:
+        """Keep `_routed` and `_replicas`; the replicas of endpoints that are not what they were."""
+        if delta is None:
+            gone = [*self._replicas]
+            changed = snapshot.endpoints
+        else:
+            gone = [*delta.gone_endpoints, *(endpoint.name for endpoint in delta.endpoints)]
+            changed = delta.endpoints
+        touched: set[str] = set()
+        for name in gone:
+            for replica_id in self._replicas.pop(name, ()):
+                touched.add(replica_id)
+                self._routed[replica_id] -= 1
+        for endpoint in changed:
+            ids = tuple(replica.id for deployment in endpoint.deployments for replica in deployment.replicas)
+            self._replicas[endpoint.name] = ids
+            for replica_id in ids:
+                touched.add(replica_id)
+                self._routed[replica_id] = self._routed.get(replica_id, 0) + 1
+        for replica_id in touched:
+            if not self._routed[replica_id]:
+                del self._routed[replica_id]
+        return touched
+
+    def _framed(self, message: Snapshot | SnapshotDelta) -> bytes:
+        body = self._encoder.encode(message)
+        return struct.pack(">I", len(body)) + body
+
+    def _send(self, gateway: ConnectedGateway, frame: bytes) -> None:
+        if gateway.writer.is_closing():
+            return
+        if gateway.writer.transport.get_write_buffer_size() > self._max_unsent_bytes:
             logger.warning("gateway %s does not read its feed; it is let go", gateway.id)
             gateway.writer.transport.abort()
             return
-        gateway.writer.write(self._frame)
+        gateway.writer.write(frame)
 
     async def _take_usage(self, gateway: ConnectedGateway, batch: UsageBatch) -> None:
         """Begin to count a batch; first waits until the one before is. So a gateway has at most two in memory here."""
         if gateway.counting is not None:
             await gateway.counting
-        gateway.counting = asyncio.create_task(self._count(gateway.writer, batch))
+        gateway.counting = asyncio.create_task(self._count_usage(gateway.writer, batch))
         self._counting.add(gateway.counting)
         gateway.counting.add_done_callback(self._counting.discard)
 
-    async def _count(self, writer: asyncio.StreamWriter, batch: UsageBatch) -> None:
+    async def _count_usage(self, writer: asyncio.StreamWriter, batch: UsageBatch) -> None:
         try:
             async with self._ingesting:
                 if writer.is_closing():
@@ -251,12 +309,3 @@ def parse_tcp_address(address: str) -> tuple[str, int]:
             f"feed: {address!r} is not an address.", hint="Write tcp://HOST:PORT or the path of a socket.", param="feed"
         )
     return host.strip("[]"), int(port)
-
-
-def _replica_ids(snapshot: Snapshot) -> set[str]:
-    return {
-        replica.id
-        for endpoint in snapshot.endpoints
-        for deployment in endpoint.deployments
-        for replica in deployment.replicas
-    }

@@ -1,4 +1,7 @@
-"""Hints: which deployments to look at soon. They shorten the wait; the periodic sweep is the truth."""
+"""Hints: which deployments to look at soon. They shorten the wait; the periodic sweep is the truth.
+
+Of keys, there is no sweep: who changes one gives a hint once that is committed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 
 class Hints:
-    """A set of deployment names to look at, filled from any thread, emptied by the reconciler.
+    """A set of names (of deployments, or ids of keys) to look at, filled from any thread, emptied by one loop.
 
     Made inside the event loop that will wait on it.
     """
@@ -20,13 +23,17 @@ class Hints:
         self._event = asyncio.Event()
 
     def touch(self, name: str) -> None:
-        """Ask for a look at deployment `name`. May be called from any thread."""
+        """Ask for a look at `name`. May be called from any thread."""
         self._loop.call_soon_threadsafe(self._add, name)
 
     async def wait(self, timeout_s: float) -> frozenset[str]:
         """The names touched since the last call; waits for the first at most `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), max(0.0, timeout_s))
+        return self.take()
+
+    def take(self) -> frozenset[str]:
+        """The names touched since the last call, at once."""
         names = frozenset(self._names)
         self._names.clear()
         self._event.clear()

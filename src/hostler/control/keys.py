@@ -50,7 +50,7 @@ class Keys:
             keys.add(connection, record)
             message = f"{request.name}: {request.role} key for project {request.project}, {_told(record.limits)}."
             events.add(connection, [_event(record.id, "Created", message)], at=now)
-        self.context.hints.touch("")
+        self.context.key_hints.touch(record.id)
         return NewKey(key=_resource(record), secret=fresh.secret)
 
     def revoke(self, key_id: str) -> KeyResource:
@@ -58,8 +58,8 @@ class Keys:
         now = self.context.now()
         with self.context.database.transaction() as connection:
             record = _found(connection, key_id)
-            admins = [one for one in keys.all_of(connection) if one.role == "admin" and one.usable(now)]
-            if [one.id for one in admins] == [key_id]:
+            opens = record.role == "admin" and record.usable(now)
+            if opens and not keys.has_admin(connection, now=now, besides=key_id):
                 raise Conflict(
                     "This is the last admin key; without it the platform could not be changed any more.",
                     hint="Create another with `hostler key create NAME --role admin` first.",
@@ -68,7 +68,7 @@ class Keys:
             keys.revoke(connection, key_id, at=now)
             events.add(connection, [_event(key_id, "Revoked", f"{record.name} was revoked.")], at=now)
             revoked = keys.get(connection, key_id) or record
-        self.context.hints.touch("")
+        self.context.key_hints.touch(key_id)
         return _resource(revoked)
 
     def limit(self, key_id: str, limits: Limits) -> KeyResource:
@@ -84,7 +84,7 @@ class Keys:
                 keys.limit(connection, key_id, changed.limits)
                 message = f"{record.name}: {_told(changed.limits)}."
                 events.add(connection, [_event(key_id, "LimitsChanged", message)], at=now)
-        self.context.hints.touch("")
+        self.context.key_hints.touch(key_id)
         return _resource(changed)
 
     def authenticate(self, secret: str) -> KeyRecord | None:
@@ -106,8 +106,7 @@ class Keys:
         """
         now = self.context.now()
         with self.context.database.transaction() as connection:
-            usable = [one for one in keys.all_of(connection) if one.role == "admin" and one.usable(now)]
-            if usable:
+            if keys.has_admin(connection, now=now):
                 return False
             fresh = keys.generate()
             temporary = credentials.with_name(f".{credentials.name}.{os.getpid()}")

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from hostler.control import launches
 from hostler.control.context import Context
 from hostler.control.hints import Hints, deployment_of
+from hostler.control.publisher import Publisher
 from hostler.control.rounds import Round, fail_replica, play_round
-from hostler.control.routes import routes
-from hostler.control.snapshots import Publisher
+from hostler.control.routes import Routes
 from hostler.decide.reconcile import Action, Remove, Resume, Start, Stop
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
-from hostler.spec.snapshot import Snapshot
 from hostler.spec.states import ReplicaState
 from hostler.store import deployments, events
 from hostler.store.records import NewEvent
@@ -45,6 +44,7 @@ class Reconciler:
     def __init__(self, context: Context, publisher: Publisher) -> None:
         self._context = context
         self._publisher = publisher
+        self._routes = Routes(context)
         self._look_again_at: float | None = None
         self._busy = True
         self._told: dict[str, str] = {}
@@ -84,14 +84,8 @@ class Reconciler:
 
     async def publish(self) -> None:
         """Give the gateways what is true, if it changed."""
-        snapshot = await asyncio.to_thread(self._number)
-        if snapshot is not None:
-            self._publisher.publish(snapshot)
-
-    def _number(self) -> Snapshot | None:
-        with self._context.database.transaction() as connection:
-            endpoints, keys = routes(self._context, connection, self.observed, self.nodes)
-            return self._publisher.number(connection, endpoints, keys)
+        endpoints = await asyncio.to_thread(self._routes.read, self.observed, self.nodes)
+        await self._publisher.publish(endpoints)
 
     def _pause_s(self) -> float:
         pause = BUSY_SWEEP_S if self._busy else SWEEP_S

@@ -1,38 +1,28 @@
-"""The snapshot the gateways serve from: how it is made, and its version."""
+"""What a snapshot is made of: endpoints and grants, from what is remembered and observed."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import Connection
 
-from hostler.control.feed import Feed
 from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.limits import Limits
 from hostler.spec.model import ModelSpec
 from hostler.spec.replica import ObservedReplica
 from hostler.spec.snapshot import (
+    NO_LIMITS,
     DeploymentRoute,
     EndpointRoute,
     ExternalTarget,
     KeyGrant,
     LimitSet,
     ReplicaTarget,
-    Snapshot,
 )
 from hostler.spec.states import ReplicaState
-from hostler.store import meta
 from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
-from hostler.store.secrets import SecretFiles
-
-_VERSION_KEY = "snapshot_version"
-_DIGEST_KEY = "snapshot_digest"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +58,19 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
     )
 
 
-def external_endpoint(card: ModelSpec, *, created: int, secrets: SecretFiles) -> EndpointRoute:
-    """The endpoint of a provider's model. If its secret is missing, the endpoint says so instead of serving."""
+def external_endpoint(card: ModelSpec, *, created: int, secret: Callable[[str], str]) -> EndpointRoute:
+    """The endpoint of a provider's model;
+
+    `secret` gives the value of one by its name, or raises; then the endpoint says so instead of serving.
+    """
     external = card.external
     if external is None:
         raise AssertionError("only external models come here")
     limits = limit_set(external.limits)
     route = EndpointRoute(name=card.name, created=created, task=card.task, protocols=("openai",), limits=limits)
     try:
-        key = None if external.api_key is None or isinstance(external.api_key, str) else external.api_key.secret
-        api_key = secrets.get(key) if key is not None else None
+        key = secret_of(card)
+        api_key = secret(key) if key is not None else None
         if key is not None and api_key is not None and not _fits_a_header(api_key):
             raise InvalidRequest(
                 f"The secret {key!r} holds characters that no API key has, such as spaces or line breaks.",
@@ -96,6 +89,12 @@ def limit_set(limits: Limits) -> LimitSet:
     return LimitSet(rpm=limits.rpm, tpm=limits.tpm, max_concurrency=limits.max_concurrency)
 
 
+def secret_of(card: ModelSpec) -> str | None:
+    """The name of the secret that is an external model's key, if it has one."""
+    key = card.external.api_key if card.external is not None else None
+    return None if key is None or isinstance(key, str) else key.secret
+
+
 def _fits_a_header(value: str) -> bool:
     """Whether it is visible ASCII alone (RFC 9110, section 5.5), so that it can be sent and ends no line."""
     return all("!" <= character <= "~" for character in value)
@@ -107,46 +106,12 @@ def grants(keys: Iterable[KeyRecord], *, now: float) -> tuple[KeyGrant, ...]:
         KeyGrant(
             id=key.id,
             digest=key.digest,
-            project=key.project,
-            role=key.role,
+            project=sys.intern(key.project),
+            role=sys.intern(key.role),
             endpoints=key.endpoints,
             expires_at=key.expires_at,
-            limits=key.limits,
+            limits=NO_LIMITS if key.limits == NO_LIMITS else key.limits,
         )
         for key in keys
         if key.usable(now)
     )
-
-
-class Publisher:
-    """Numbers snapshots and hands them to the feed: equal content keeps its version, across restarts too.
-
-    A version is at least the unix time it was made at, and above what any gateway
-    holds, so that a new or restored database is never ignored.
-    """
-
-    def __init__(self, feed: Feed, now: Callable[[], float]) -> None:
-        self._feed = feed
-        self._now = now
-        self.version = 0
-
-    def number(
-        self, connection: Connection, endpoints: Sequence[EndpointRoute], keys: Sequence[KeyGrant]
-    ) -> Snapshot | None:
-        """The snapshot of this content under its version; None if it is the one that was published last."""
-        ordered = tuple(sorted(endpoints, key=lambda endpoint: endpoint.name))
-        digest = hashlib.sha256(msgspec.msgpack.encode((ordered, keys))).hexdigest()
-        version = int(meta.get(connection, _VERSION_KEY) or 0)
-        if digest != meta.get(connection, _DIGEST_KEY) or version < self._feed.newest_held:
-            version = max(version + 1, int(self._now()), self._feed.newest_held + 1)
-            meta.put(connection, _VERSION_KEY, str(version))
-            meta.put(connection, _DIGEST_KEY, digest)
-        elif version == self.version:
-            return None
-        return Snapshot(version=version, created_at=self._now(), endpoints=ordered, keys=tuple(keys))
-
-    def publish(self, snapshot: Snapshot) -> None:
-        """Send it to the gateways. Called in the event loop, after the version was committed."""
-        self.version = snapshot.version
-        self._feed.publish(snapshot)
-        logger.debug("published snapshot %d with %d endpoints", snapshot.version, len(snapshot.endpoints))

@@ -1,7 +1,8 @@
 """The gateway's side of the feed: snapshots come in, reports of what is in flight go out.
 
-A frame is its length in four bytes, big-endian, and that much msgpack. The gateway says `Hello`, control sends a
-`Snapshot` at once and one for each change. Control closes the connection when it does not accept the token.
+A frame is its length in four bytes, big-endian, and that much msgpack. The gateway says `Hello`, control answers with a
+`Snapshot`, or with an empty `SnapshotDelta` if the gateway has the newest, and sends one of either for each change.
+Control closes the connection when it does not accept the token.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import msgspec
 
 from hostler.gateway.journal import Journal
 from hostler.gateway.shipping import PackedBatch, Shipper
-from hostler.gateway.snapshot_file import write_snapshot
 from hostler.settings import Settings
 from hostler.spec.errors import InvalidRequest
-from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot
+from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
 from hostler.spec.usage import UsageAck
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+"""A snapshot of 10,000 endpoints and 100,000 keys takes about 25 MB; keys that name many endpoints take more."""
 REPORT_EVERY_S = 1.0
 REPORT_SOON_S = 0.02
 FIRST_DELAY_S = 0.05
@@ -44,7 +45,8 @@ class FeedBroken(Exception):
 class Feed:
     """Keeps one connection to control for ever, and `apply`s what comes.
 
-    `apply` gets each snapshot and says whether it is newer than what is served; `in_flight` is asked for each report.
+    `apply` gets each snapshot and each change of the one that is served, and says whether anything changed; what did
+    goes to `keep` too, with its msgpack. `in_flight` is asked for each report.
     """
 
     def __init__(
@@ -53,19 +55,20 @@ class Feed:
         *,
         gateway_id: str,
         version: Callable[[], int],
-        apply: Callable[[Snapshot], bool],
+        apply: Callable[[Snapshot | SnapshotDelta], bool],
+        keep: Callable[[Snapshot | SnapshotDelta, bytes], None],
         in_flight: Callable[[], dict[str, int]],
         journal: Journal,
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
         self._apply = apply
+        self._keep = keep
         self._in_flight = in_flight
         self._journal = journal
         self._shipper = Shipper(journal)
         self._address = parse_feed(settings)
         self._token_file = settings.paths.feed_token
-        self._snapshot_file = settings.paths.snapshot
         self._report_due = asyncio.Event()
         self._refuses = settings.journal_full == "refuse"
         self._told = ""
@@ -125,7 +128,7 @@ class Feed:
                 size = int.from_bytes(await reader.readexactly(4), "big")
                 if size > MAX_FRAME_BYTES:
                     raise FeedBroken(f"a frame of {size} bytes")
-                message = _DECODER.decode(await reader.readexactly(size))
+                body = await reader.readexactly(size)
             except (asyncio.IncompleteReadError, ConnectionError):
                 if not served:
                     self._tell(
@@ -134,25 +137,22 @@ class Feed:
                 else:
                     self._tell("control is away; serving on, trying again")
                 return served
+            message = _DECODER.decode(body)
             if isinstance(message, UsageAck):
                 self._shipper.acked(message.batch)
                 continue
-            if not isinstance(message, Snapshot):
+            if not isinstance(message, Snapshot | SnapshotDelta):
                 raise FeedBroken(f"a {type(message).__name__} instead of a snapshot")
             if not served:
                 served = True
                 self._tell("connected to control")
-            await self._take(message)
-
-    async def _take(self, snapshot: Snapshot) -> None:
-        newer = self._apply(snapshot)
-        self._report_due.set()
-        if newer:
-            try:
-                # In a thread: requests do not wait for the disk.
-                await asyncio.to_thread(write_snapshot, self._snapshot_file, snapshot)
-            except OSError as error:
-                _log.warning("snapshot %d is served but could not be kept on disk: %s", snapshot.version, error)
+            if isinstance(message, SnapshotDelta) and message.base != self._version():
+                # The next connection brings all of it.
+                _log.warning("a change of snapshot %d came while %d is served", message.base, self._version())
+                return served
+            if self._apply(message):
+                self._keep(message, body)
+            self._report_due.set()
 
     async def _report(self, writer: asyncio.StreamWriter) -> None:
         """Send reports until the connection breaks, and break it if they cannot be sent."""

@@ -13,7 +13,7 @@ from hostler.gateway.journal import Journal
 from hostler.gateway.limits import Limiter
 from hostler.gateway.request import HeadMemory
 from hostler.gateway.table import Pools, Table, empty_table
-from hostler.spec.snapshot import Snapshot
+from hostler.spec.snapshot import Snapshot, SnapshotDelta
 
 MAX_CLIENTS = 10_000
 MAX_COLLECTED_BYTES = 256 * 1024 * 1024
@@ -129,11 +129,20 @@ class Front:
         self._counter += 1
         return f"{self._record_prefix}-{self._counter:x}"
 
-    def apply(self, snapshot: Snapshot) -> bool:
-        """Serve from `snapshot` from the next request on; False, and nothing changes, unless it is newer."""
-        if self.table.loaded and snapshot.version <= self.table.version:
+    def apply(self, message: Snapshot | SnapshotDelta) -> bool:
+        """Serve what `message` says from the next request on.
+
+        False, and nothing changes, unless it is a newer snapshot, or a change that begins with the one that is served.
+        """
+        table = self.table
+        if table.loaded and message.version <= table.version:
             return False
-        self.table = self.pools.table(snapshot)
+        if isinstance(message, Snapshot):
+            self.table = self.pools.table(message)
+            return True
+        if not table.loaded or message.base != table.version:
+            return False
+        self.pools.change(table, message)
         return True
 
     def sweep(self, now: float) -> None:

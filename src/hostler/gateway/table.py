@@ -1,9 +1,13 @@
-"""A snapshot, indexed for serving. Built once per snapshot and swapped in whole, so a request sees one version."""
+"""A snapshot, indexed for serving.
+
+A whole snapshot makes a new table. A change is applied in place, in one step of the event loop: each step of a request
+sees one version, and a request keeps the endpoint it has.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -11,7 +15,15 @@ import msgspec
 from hostler.decide.balance import by_weight, least_outstanding
 from hostler.gateway.targets import UnusableTarget
 from hostler.gateway.upstream import Pool
-from hostler.spec.snapshot import DeploymentRoute, EndpointRoute, ExternalTarget, KeyGrant, ReplicaTarget, Snapshot
+from hostler.spec.snapshot import (
+    DeploymentRoute,
+    EndpointRoute,
+    ExternalTarget,
+    KeyGrant,
+    ReplicaTarget,
+    Snapshot,
+    SnapshotDelta,
+)
 
 _log = logging.getLogger("hostler.gateway")
 
@@ -80,19 +92,34 @@ class Endpoint:
 
 
 class Table:
-    """What one snapshot says, by the keys requests look things up with."""
+    """What a snapshot says, by what requests look it up with: endpoints by name, keys by the sha256 of the key."""
 
-    __slots__ = ("endpoints", "keys", "loaded", "version")
+    __slots__ = ("created_at", "endpoints", "keys", "loaded", "version")
 
     def __init__(
-        self, *, version: int = 0, loaded: bool = False, endpoints: dict[str, Endpoint], keys: dict[bytes, KeyGrant]
+        self,
+        *,
+        version: int = 0,
+        loaded: bool = False,
+        created_at: float = 0.0,
+        endpoints: dict[str, Endpoint],
+        keys: dict[bytes, KeyGrant],
     ) -> None:
         self.version = version
+        self.created_at = created_at
         self.loaded = loaded
         """Whether it comes from a snapshot; the table of a worker that has seen none is empty and not loaded."""
         self.endpoints = endpoints
         self.keys = keys
-        """Grants by the sha256 of their keys."""
+
+
+class Use(NamedTuple):
+    """An endpoint and what it was made of: its route as it came, the pools it uses, what is wrong with its targets."""
+
+    endpoint: Endpoint
+    route: EndpointRoute
+    targets: tuple[Hashable, ...]
+    unusable: frozenset[str]
 
 
 class Pools:
@@ -102,8 +129,10 @@ class Pools:
         """`on_drained` is called when a replica that has left the snapshot has nothing in flight any more."""
         self._on_drained = on_drained
         self._current: dict[Hashable, Pool] = {}
+        self._users: dict[Hashable, int] = {}
+        """How many endpoints use a pool."""
+        self._uses: dict[str, Use] = {}
         self._retired: set[Pool] = set()
-        self._told: frozenset[tuple[str, str]] = frozenset()
 
     def table(self, snapshot: Snapshot) -> Table:
         """Index `snapshot`, and retire the pools of targets that it lacks.
@@ -111,34 +140,73 @@ class Pools:
         The keys and the other endpoints are served whatever is wrong with one endpoint: a key that was revoked must
         end with the snapshot that lacks it. An endpoint's condition says which of its targets cannot be used.
         """
-        wanted: dict[Hashable, Pool] = {}
-        endpoints: dict[str, Endpoint] = {}
-        problems: dict[tuple[str, str], None] = {}
-        for route in snapshot.endpoints:
-            try:
-                endpoint, unusable = self._endpoint(route, wanted)
-            except Exception:  # noqa: BLE001 - the outermost frame of one endpoint, whose failure ends no other
-                _log.exception("endpoint %r cannot be served", route.name)
-                condition = "The gateway failed to prepare it; the gateway's log says why."
-                endpoint, unusable = Endpoint(msgspec.structs.replace(route, condition=condition), ()), []
-            endpoints[route.name] = endpoint
-            problems |= dict.fromkeys((route.name, sentence) for sentence in unusable)
-        for name, sentence in problems:
-            if (name, sentence) not in self._told:
-                _log.warning("a target of endpoint %r cannot be used: %s", name, sentence)
-        self._told = frozenset(problems)
-        for key, pool in self._current.items():
-            if key not in wanted:
-                pool.retire()
-                if pool.in_flight:
-                    self._retired.add(pool)
-        self._current = wanted
+        left, self._uses = self._uses, {}
+        routes = {route.name: route for route in snapshot.endpoints}
+        for name, route in routes.items():
+            before = left.get(name)
+            if before is not None and before.route == route:
+                self._uses[name] = left.pop(name)
+            else:
+                self._put(route, before=before)
+        self._release(left.values())
         return Table(
             version=snapshot.version,
             loaded=True,
-            endpoints=endpoints,
-            keys={bytes.fromhex(grant.digest): grant for grant in snapshot.keys},
+            created_at=snapshot.created_at,
+            endpoints={name: use.endpoint for name, use in self._uses.items()},
+            keys=dict(_indexed(snapshot.keys)),
         )
+
+    def change(self, table: Table, delta: SnapshotDelta) -> None:
+        """Make `table`, that of snapshot `delta.base`, the table of `delta.version`. Its cost is in what changes."""
+        routes = {route.name: route for route in delta.endpoints}
+        left = {name: self._uses.pop(name) for name in (*delta.gone_endpoints, *routes) if name in self._uses}
+        for name in delta.gone_endpoints:
+            table.endpoints.pop(name, None)
+        for name, route in routes.items():
+            table.endpoints[name] = self._put(route, before=left.get(name))
+        self._release(left.values())
+        for digest in delta.gone_keys:
+            table.keys.pop(_raw(digest), None)
+        table.keys.update(_indexed(delta.keys))
+        table.version, table.created_at = delta.version, delta.created_at
+
+    def snapshot(self, table: Table) -> Snapshot:
+        """What was told to make `table`, the last one that was made or changed."""
+        routes = tuple(use.route for use in self._uses.values())
+        return Snapshot(table.version, table.created_at, routes, tuple(table.keys.values()))
+
+    def _put(self, route: EndpointRoute, *, before: Use | None) -> Endpoint:
+        """The endpoint of `route`, which uses its pools from here on. `before` is what it was made of until now."""
+        wanted: dict[Hashable, Pool] = {}
+        unusable: list[str] = []
+        try:
+            endpoint, unusable = self._endpoint(route, wanted)
+        except Exception:  # noqa: BLE001 - the outermost frame of one endpoint, whose failure ends no other
+            _log.exception("endpoint %r cannot be served", route.name)
+            condition = "The gateway failed to prepare it; the gateway's log says why."
+            endpoint = Endpoint(msgspec.structs.replace(route, condition=condition), ())
+        self._current.update(wanted)
+        for key in wanted:
+            self._users[key] = self._users.get(key, 0) + 1
+        for sentence in dict.fromkeys(unusable):
+            if before is None or sentence not in before.unusable:
+                _log.warning("a target of endpoint %r cannot be used: %s", route.name, sentence)
+        self._uses[route.name] = Use(endpoint, route, tuple(wanted), frozenset(unusable))
+        return endpoint
+
+    def _release(self, uses: Iterable[Use]) -> None:
+        """These uses are over; what nothing uses any more is retired."""
+        for use in uses:
+            for key in use.targets:
+                self._users[key] -= 1
+                if self._users[key]:
+                    continue
+                del self._users[key]
+                pool = self._current.pop(key)
+                pool.retire()
+                if pool.in_flight:
+                    self._retired.add(pool)
 
     def in_flight(self) -> dict[str, int]:
         """Requests under way by replica id, only those above zero; providers are not counted."""
@@ -192,6 +260,18 @@ class Pools:
     def _drained(self, pool: Pool) -> None:
         self._retired.discard(pool)
         self._on_drained()
+
+
+def _raw(digest: str) -> bytes:
+    """The 32 bytes of a digest in hex; of what is none, bytes that no digest equals."""
+    try:
+        return bytes.fromhex(digest)
+    except ValueError:
+        return digest.encode(errors="replace")
+
+
+def _indexed(grants: Iterable[KeyGrant]) -> Iterable[tuple[bytes, KeyGrant]]:
+    return ((_raw(grant.digest), grant) for grant in grants)
 
 
 def empty_table() -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -17,8 +18,10 @@ from hostler.gateway.front import MAX_CLIENTS, MAX_COLLECTED_BYTES, Front, Limit
 from hostler.gateway.journal import Journal
 from hostler.gateway.listener import listening_socket
 from hostler.gateway.snapshot_file import read_snapshot
+from hostler.gateway.snapshot_keeper import SnapshotKeeper
 from hostler.process_files import write_process_file
 from hostler.settings import Settings
+from hostler.spec.snapshot import Snapshot, SnapshotDelta
 
 BACKLOG = 2048
 _KEPT_FILES = 512
@@ -47,18 +50,20 @@ class Worker:
         self._journal = Journal(
             settings.paths.journal, name=f"{number}-{secrets.token_hex(8)}", max_bytes=settings.journal_max_bytes
         )
-        self.front = Front(
+        self.front = front = Front(
             limits=self._limits,
             now=loop.time(),
             on_drained=self._drained,
             journal=self._journal,
             refuses_unrecorded=settings.journal_full == "refuse",
         )
+        self._keeper = SnapshotKeeper(settings.paths.snapshot, content=lambda: front.pools.snapshot(front.table))
         self._feed = Feed(
             settings,
             gateway_id=f"{socket.gethostname()}-{number}-{os.getpid()}",
             version=lambda: self.front.table.version,
-            apply=self.front.apply,
+            apply=self._apply,
+            keep=self._keeper.keep,
             in_flight=self.front.pools.in_flight,
             journal=self._journal,
         )
@@ -77,11 +82,13 @@ class Worker:
         snapshot, told = read_snapshot(paths.snapshot)
         _log.info("%s", told)
         if snapshot is not None:
-            self.front.apply(snapshot)
+            self._apply(snapshot)
+        del snapshot
         status_file = paths.run / f"gateway-{self._number}.json"
         with listening_socket(self._settings) as listener:
             server = await loop.create_server(lambda: Connection(self.front), sock=listener, backlog=BACKLOG)
             following = asyncio.create_task(self._feed.run())
+            keeping = asyncio.create_task(self._keeper.run())
             write_process_file(status_file, host=self._settings.host, port=self._settings.port)
             _log.info("worker %d listens on %s", self._number, self._settings.gateway_url)
             try:
@@ -94,6 +101,8 @@ class Worker:
                 following.cancel()
                 with suppress(asyncio.CancelledError):
                     await following
+                self._keeper.end()
+                await keeping
                 self.front.pools.close()
                 self._journal.close()
 
@@ -123,6 +132,14 @@ class Worker:
             _log.warning("cut off %d connections at the end of the grace time", len(front.connections))
         for connection in tuple(front.connections):
             connection.abort()
+
+    def _apply(self, message: Snapshot | SnapshotDelta) -> bool:
+        newer = self.front.apply(message)
+        if newer and isinstance(message, Snapshot):
+            # It lives long: a collection that walked all of it would stop the requests for a while.
+            gc.collect()
+            gc.freeze()
+        return newer
 
     def _drained(self) -> None:
         self._feed.report_soon()

@@ -66,8 +66,11 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     """How a replica is chosen: `least_outstanding` or `prefix_affinity` (`decide.balance`)."""
 
 
-class KeyGrant(msgspec.Struct, frozen=True, gc=False):
-    """An API key: `digest` is the hex sha256 of the whole key; `endpoints` None means all."""
+class KeyGrant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An API key: `digest` is the hex sha256 of the whole key; `endpoints` None means all.
+
+    There may be 100,000 of them: what is the default is not sent, and shared by all who received it.
+    """
 
     id: str
     digest: str

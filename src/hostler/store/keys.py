@@ -6,14 +6,16 @@ import hashlib
 import json
 import secrets
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, and_, insert, or_, select, update
 
 from hostler.spec.snapshot import LimitSet
 from hostler.store.records import KeyRecord
 from hostler.store.tables import keys
+
+ROWS_AT_ONCE = 1000
 
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
@@ -70,6 +72,18 @@ def all_of(connection: Connection) -> Sequence[KeyRecord]:
     return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created_at, keys.c.id)).mappings()]
 
 
+def usable(connection: Connection, now: float) -> Iterator[KeyRecord]:
+    """The keys that open something at `now`, in no order, one at a time."""
+    rows = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(select(keys).where(_usable(now)))
+    return map(_key, rows.mappings())
+
+
+def has_admin(connection: Connection, *, now: float, besides: str = "") -> bool:
+    """Whether an admin key can be used at `now`, other than the key `besides`."""
+    found = select(keys.c.id).where(_usable(now), keys.c.role == "admin", keys.c.id != besides).limit(1)
+    return connection.execute(found).first() is not None
+
+
 def revoke(connection: Connection, key_id: str, *, at: float) -> None:
     """End a key for good. Idempotent: a revoked key keeps its first time."""
     connection.execute(update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=at))
@@ -82,6 +96,10 @@ def limit(connection: Connection, key_id: str, limits: LimitSet) -> None:
 
 def _limit_values(limits: LimitSet) -> dict[str, int | None]:
     return {name: getattr(limits, name) for name in LimitSet.__struct_fields__}
+
+
+def _usable(now: float) -> ColumnElement[bool]:
+    return and_(keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now))
 
 
 def _key(row: RowMapping) -> KeyRecord:
