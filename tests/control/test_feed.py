@@ -23,8 +23,14 @@ from hostler.spec.snapshot import (
     ReplicaTarget,
     Report,
     Snapshot,
+    SnapshotDelta,
 )
 from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
+
+
+def delta(version: int, base: int, *replicas: str) -> SnapshotDelta:
+    """What makes `snapshot(version, *replicas)` of `snapshot(base, ...)`."""
+    return SnapshotDelta(version, base, 0.0, endpoints=snapshot(version, *replicas).endpoints)
 
 
 def snapshot(version: int, *replicas: str) -> Snapshot:
@@ -41,9 +47,9 @@ class Gateway:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, path: Path, *, name: str = "g", token: str = TOKEN) -> Gateway:
+    async def connect(cls, path: Path, *, name: str = "g", token: str = TOKEN, version: int = 0) -> Gateway:
         gateway = cls(*await asyncio.open_unix_connection(str(path)))
-        await gateway.send(Hello(name, token))
+        await gateway.send(Hello(name, token, version))
         return gateway
 
     async def send(self, message: FeedMessage) -> None:
@@ -121,6 +127,90 @@ async def test_a_gateway_gets_the_newest_snapshot_and_each_one_after(served: Ser
     served.feed.publish(snapshot(2, "toy-2"))
     assert await gateway.receive() == snapshot(2, "toy-2")
     await gateway.close()
+
+
+async def test_a_gateway_gets_the_difference_to_what_it_was_sent_last(served: Served) -> None:
+    served.feed.publish(snapshot(1))
+    gateway = await Gateway.connect(served.path)
+    await gateway.receive()
+    served.feed.publish(snapshot(2, "toy-1"), delta(2, 1, "toy-1"))
+    assert await gateway.receive() == delta(2, 1, "toy-1")
+    late = await Gateway.connect(served.path, name="late", version=1)
+    assert await late.receive() == snapshot(2, "toy-1"), "it was not connected when the difference was sent"
+    served.feed.publish(snapshot(3), delta(3, 2))
+    assert await late.receive() == delta(3, 2)
+    assert await gateway.receive() == delta(3, 2)
+    served.feed.publish(snapshot(9), delta(9, 8))
+    assert await gateway.receive() == snapshot(9), "the difference is to something it does not have"
+    await gateway.close()
+    await late.close()
+
+
+async def test_a_gateway_that_has_the_newest_snapshot_gets_nothing_in_a_frame(served: Served) -> None:
+    early = await Gateway.connect(served.path, name="early", version=4)
+    await eventually(lambda: len(served.feed.gateways) == 1)
+    served.feed.publish(snapshot(4))
+    late = await Gateway.connect(served.path, name="late", version=4)
+    for gateway in (early, late):
+        assert await gateway.receive() == SnapshotDelta(4, 4, 0.0)
+    served.feed.publish(snapshot(5), delta(5, 4))
+    for gateway in (early, late):
+        assert await gateway.receive() == delta(5, 4)
+        await gateway.close()
+
+
+async def test_a_gateway_that_holds_more_than_there_is_gets_the_next_one_whole(served: Served) -> None:
+    early = await Gateway.connect(served.path, name="early", version=8)
+    await eventually(lambda: served.feed.newest_held == 8)
+    served.feed.publish(snapshot(4))
+    assert await early.receive() == snapshot(4)
+    assert served.feed.newest_held == 8
+    late = await Gateway.connect(served.path, name="late", version=7)
+    assert await late.receive() == snapshot(4)
+    assert served.reported == []
+    served.feed.publish(snapshot(9), delta(9, 4))
+    assert served.feed.newest_held == 0
+    for gateway in (early, late):
+        assert await gateway.receive() == snapshot(9)
+        await gateway.close()
+
+
+async def test_a_gateway_that_does_not_read_is_let_go(tmp_path_factory: pytest.TempPathFactory, clock: Clock) -> None:
+    made = Served(tmp_path_factory.mktemp("feed") / "feed.sock", clock)
+    made.feed = Feed(
+        token=TOKEN, now=clock, on_report=made.reported.extend, ingest=made.ingest, max_unsent_bytes=1_000_000
+    )
+    await made.feed.listen(made.path)
+    made.feed.publish(snapshot(1))
+    gateway = await Gateway.connect(made.path)
+    await gateway.receive()
+    gateway.reader._transport.pause_reading()  # type: ignore[attr-defined]
+    large = "x" * 10_000
+    sent = 0
+    for version in range(2, 1000):
+        if not made.feed.gateways:
+            break
+        message = SnapshotDelta(version, version - 1, 0.0, gone_endpoints=(large,))
+        made.feed.publish(snapshot(version), message)
+        sent += len(large)
+        await asyncio.sleep(0)
+    assert made.feed.gateways == []
+    assert sent < 3_000_000
+    await gateway.close()
+    await made.feed.close()
+
+
+async def test_what_is_routed_follows_the_differences(served: Served) -> None:
+    served.clock.forward(RECONNECT_S)
+    served.feed.publish(snapshot(1, "toy-1", "toy-2"))
+    served.feed.publish(snapshot(2, "toy-2"), delta(2, 1, "toy-2"))
+    assert served.feed.drained("toy-1")
+    assert not served.feed.drained("toy-2")
+    served.feed.publish(snapshot(3, "toy-1"), delta(3, 2, "toy-1"))
+    assert not served.feed.drained("toy-1")
+    assert served.feed.drained("toy-2")
+    served.feed.publish(Snapshot(4, 0.0), SnapshotDelta(4, 3, 0.0, gone_endpoints=("toy",)))
+    assert served.feed.drained("toy-1")
 
 
 async def test_a_gateway_with_a_wrong_token_gets_nothing(served: Served) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from front_polling import wait_for
 from front_upstream import LoopThread
 
-from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
+from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot, SnapshotDelta
 from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
 
 TOKEN = "the-feeds-token"
@@ -36,13 +36,13 @@ class FeedServer:
             return await asyncio.start_unix_server(self._serve, str(address))
         return await asyncio.start_server(self._serve, "127.0.0.1", address)
 
-    def publish(self, snapshot: Snapshot) -> None:
-        """Send `snapshot` to every gateway, and to those that come."""
+    def publish(self, snapshot: Snapshot, delta: SnapshotDelta | None = None) -> None:
+        """Send `snapshot` to every gateway, or only `delta` to those that are connected; and to those that come."""
 
         async def publish() -> None:
             self.snapshot = snapshot
             for writer in self._writers:
-                self._send(writer, snapshot)
+                self._send(writer, snapshot if delta is None else delta)
 
         self._thread.call(publish())
 
@@ -53,9 +53,9 @@ class FeedServer:
 
         self._thread.call(send())
 
-    def publish_and_wait(self, snapshot: Snapshot) -> None:
+    def publish_and_wait(self, snapshot: Snapshot, delta: SnapshotDelta | None = None) -> None:
         """Publish, and wait until a gateway has reported that it serves it."""
-        self.publish(snapshot)
+        self.publish(snapshot, delta)
         wait_for(lambda: bool(self.reports) and self.reports[-1].applied >= snapshot.version, "the snapshot is applied")
 
     @property
