@@ -37,9 +37,18 @@ _PROVIDER_DROPPED = frozenset({b"alt-svc", b"strict-transport-security"})
 HOPS = b"x-hostler-hops"
 """Counts the gateways on the way to a provider, as an external model may lead back to the platform it is on."""
 _PROVIDER_SEES = frozenset(
-    {b"accept", b"content-type", b"user-agent", b"openai-beta", b"anthropic-version", b"anthropic-beta"}
+    {
+        b"accept",
+        b"content-type",
+        b"user-agent",
+        b"openai-beta",
+        b"anthropic-version",
+        b"anthropic-beta",
+        b"traceparent",
+        b"tracestate",
+    }
 )
-"""All that a provider learns of the caller's headers."""
+"""All that a provider learns of the caller's headers. The trace's `baggage` is not among them: it may hold anything."""
 
 
 class UnusableAnswer(Exception):
