@@ -190,6 +190,7 @@ def compare(*, seconds: float) -> None:
             "HOSTLER_HOME": str(home),
             "HOSTLER_PORT": str(port),
             "HOSTLER_API_PORT": str(api_port),
+            "HOSTLER_ADMIN_PORT": "0",
             "HOSTLER_LOG_LEVEL": "error",
         }
         me = [sys.executable, str(Path(__file__).resolve())]

@@ -105,7 +105,7 @@ def _key_printed(child: subprocess.Popen[str], begin: float) -> str:
 
 def _fresh() -> tuple[Path, dict[str, str]]:
     home = Path(tempfile.mkdtemp(prefix="hostler-bench-"))
-    ports = {"HOSTLER_PORT": str(_free_port()), "HOSTLER_API_PORT": str(_free_port())}
+    ports = {"HOSTLER_PORT": str(_free_port()), "HOSTLER_API_PORT": str(_free_port()), "HOSTLER_ADMIN_PORT": "0"}
     return home, os.environ | {"HOSTLER_HOME": str(home)} | ports
 
 

@@ -285,6 +285,13 @@ def _check_front_door(settings: Settings) -> None:
             hint="Use 0 for none, or a lower port.",
             param="admin_port",
         )
+    for name in ("port", "api_port"):
+        if settings.admin_port and 0 <= getattr(settings, name) - settings.admin_port < settings.workers:
+            raise InvalidRequest(
+                f"{name}: {getattr(settings, name)} is the admin port of a gateway worker.",
+                hint="Give the first worker's metrics another with HOSTLER_ADMIN_PORT; 0 is none.",
+                param=name,
+            )
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         missing = "tls_key" if settings.tls_key is None else "tls_certificate"
         raise InvalidRequest(

@@ -18,6 +18,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("HOSTLER_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOSTLER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOSTLER_ADMIN_PORT", "0")
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
         "HOSTLER_HOME": str(home),
         "HOSTLER_PORT": str(port),
         "HOSTLER_API_PORT": str(api_port),
+        "HOSTLER_ADMIN_PORT": "0",
     }
     started = run_program("up", "--detach", environment=environment)
     assert started.code == 0, started.err

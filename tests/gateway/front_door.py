@@ -93,7 +93,8 @@ class Gateway:
         self.port = port or free_port()
         self.worker = worker
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HOSTLER_")}
-        environment |= {"HOSTLER_HOME": str(home), "HOSTLER_PORT": str(self.port), "HOSTLER_API_PORT": "1"}
+        environment |= {"HOSTLER_HOME": str(home), "HOSTLER_PORT": str(self.port)}
+        environment |= {"HOSTLER_API_PORT": "1", "HOSTLER_ADMIN_PORT": "0"}
         home.mkdir(parents=True, exist_ok=True)
         self.log_file = home / f"gateway-{worker}.log"
         with self.log_file.open("ab") as log:

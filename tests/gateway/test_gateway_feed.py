@@ -17,7 +17,7 @@ from hostler.gateway.journal import Journal
 from hostler.gateway.snapshot_file import read_snapshot, write_snapshot
 from hostler.settings import Home, Settings
 from hostler.spec.errors import InvalidRequest
-from hostler.spec.snapshot import Snapshot, SnapshotDelta
+from hostler.spec.snapshot import JournalState, Snapshot, SnapshotDelta
 
 
 @pytest.fixture
@@ -212,6 +212,7 @@ async def test_the_feed_goes_on_after_a_failure_nobody_foresaw(
         keep=lambda _message, body: kept.append(body),
         in_flight=dict,
         journal=Journal(home / "journal", name="g", max_bytes=1 << 20),
+        journal_state=JournalState,
     )
     feed.publish(snapshot(1))
     following = asyncio.create_task(client.run())

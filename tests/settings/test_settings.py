@@ -33,6 +33,8 @@ def test_children_get_the_settings_and_no_key(tmp_path: Path) -> None:
         ({"HOSTLER_PORT": "many"}, "'many' is not a number"),
         ({"HOSTLER_PORT": "70000"}, "not a port"),
         ({"HOSTLER_PORT": "8001"}, "--api-port"),
+        ({"HOSTLER_PORT": "8002"}, "HOSTLER_ADMIN_PORT"),
+        ({"HOSTLER_API_PORT": "8003", "HOSTLER_WORKERS": "2"}, "HOSTLER_ADMIN_PORT"),
         ({"HOSTLER_WORKERS": "0"}, "1 to 256"),
         ({"HOSTLER_LOG_LEVEL": "loud"}, "debug, info"),
     ],

@@ -49,7 +49,12 @@ class Platform:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(
-            home=home, port=free_port(), api_port=free_port(), stop_grace_seconds=3.0, start_timeout_seconds=60.0
+            home=home,
+            port=free_port(),
+            api_port=free_port(),
+            admin_port=0,
+            stop_grace_seconds=3.0,
+            start_timeout_seconds=60.0,
         )
         self.home = self.settings.paths
 

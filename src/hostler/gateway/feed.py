@@ -59,18 +59,18 @@ class Feed:
         keep: Callable[[Snapshot | SnapshotDelta, bytes], None],
         in_flight: Callable[[], dict[str, int]],
         journal: Journal,
+        journal_state: Callable[[], JournalState],
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
         self._apply = apply
         self._keep = keep
         self._in_flight = in_flight
-        self._journal = journal
+        self._journal_state = journal_state
         self._shipper = Shipper(journal)
         self._address = parse_feed(settings)
         self._token_file = settings.paths.feed_token
         self._report_due = asyncio.Event()
-        self._refuses = settings.journal_full == "refuse"
         self._told = ""
         self._connected = False
 
@@ -180,10 +180,6 @@ class Feed:
             self._tell("control does not take the usage it is sent; connecting again")
         finally:
             writer.transport.abort()
-
-    def _journal_state(self) -> JournalState:
-        journal = self._journal
-        return JournalState(journal.used_bytes, journal.max_bytes, journal.lost, self._refuses and journal.failing)
 
     def _token(self) -> str:
         token = os.environ.get(TOKEN_VARIABLE)

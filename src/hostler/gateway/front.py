@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hostler.gateway.access_log import AccessLog
 from hostler.gateway.journal import Journal
 from hostler.gateway.limits import Limiter
+from hostler.gateway.metrics import Gauges, Metrics
 from hostler.gateway.request import HeadMemory
 from hostler.gateway.table import Pools, Table, empty_table
-from hostler.spec.snapshot import Snapshot, SnapshotDelta
+from hostler.spec.snapshot import JournalState, Snapshot, SnapshotDelta
 
 MAX_CLIENTS = 10_000
 MAX_COLLECTED_BYTES = 256 * 1024 * 1024
@@ -72,6 +74,7 @@ class Front:
         "_counter",
         "_prefix",
         "_record_prefix",
+        "access_log",
         "clock",
         "collected_bytes",
         "connections",
@@ -81,6 +84,7 @@ class Front:
         "journal",
         "limiter",
         "limits",
+        "metrics",
         "now",
         "open_accounts",
         "pools",
@@ -94,6 +98,7 @@ class Front:
         limits: Limits,
         now: float,
         on_drained: Callable[[], None],
+        worker: int = 0,
         journal: Journal | None = None,
         refuses_unrecorded: bool = False,
     ) -> None:
@@ -115,6 +120,8 @@ class Front:
         """Of bodies that were read whole and whose requests are under way."""
         self.draining = False
         self.draw: Callable[[], float] = random.Random().random  # noqa: S311 - spreads load, keeps no secret
+        self.access_log: AccessLog | None = None
+        self.metrics = Metrics(self._gauges(), worker=worker)
         self._prefix = b"req-" + secrets.token_hex(6).encode()
         self._record_prefix = secrets.token_hex(8)
         self._counter = 0
@@ -152,3 +159,28 @@ class Front:
             connection.sweep(now)
         self.limiter.sweep(time.monotonic())
         self.pools.sweep(now, idle_s=self.limits.upstream_idle_s)
+        self.metrics.sweep(now, endpoints=self.table.endpoints)
+
+    def journal_state(self) -> JournalState:
+        """How full the journal is, and what that means."""
+        journal = self.journal
+        if journal is None:
+            return JournalState()
+        refusing = self.refuses_unrecorded and not journal.has_room(self.open_accounts + 1)
+        return JournalState(journal.used_bytes, journal.max_bytes, journal.lost, refusing)
+
+    def not_ready(self) -> str | None:
+        """Why the worker should get no requests; None if it may."""
+        if self.draining:
+            return "The gateway is stopping."
+        return None if self.table.loaded else "The gateway has not received its routes yet."
+
+    def _gauges(self) -> Gauges:
+        return Gauges(
+            in_flight=lambda: {name: endpoint.in_flight for name, endpoint in self.table.endpoints.items()},
+            connections=lambda: len(self.connections),
+            collected_bytes=lambda: self.collected_bytes,
+            snapshot_version=lambda: self.table.version,
+            journal=self.journal_state,
+            log_dropped=lambda: self.access_log.dropped if self.access_log is not None else 0,
+        )

@@ -61,6 +61,11 @@ class Endpoint:
         """Whether a provider, not a replica, answers some of the requests."""
         return any(deployment.external is not None for deployment in self.route.deployments)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests under way at the targets, which count for each endpoint they are behind."""
+        return sum([pool.in_flight for group in self._groups for pool in group.pools])
+
     def speaks(self, protocol: str) -> bool:
         """Whether a path of this protocol can be served."""
         return self._speaks_all or protocol == "any" or protocol in self.route.protocols

@@ -12,6 +12,8 @@ import signal
 import socket
 from contextlib import suppress
 
+from hostler.gateway.access_log import open_access_log
+from hostler.gateway.admin import Admin
 from hostler.gateway.connection import Connection
 from hostler.gateway.feed import Feed
 from hostler.gateway.front import MAX_CLIENTS, MAX_COLLECTED_BYTES, Front, Limits
@@ -30,6 +32,8 @@ _LEAST_CONNECTIONS = 16
 _STOP_POLL_S = 0.02
 _SHIP_S = 1.0
 """For the last usage to reach control; what does not stays in the journal for the next worker."""
+_LOG_CLOSE_S = 1.0
+"""For the last lines of the access log to be written."""
 
 _log = logging.getLogger("hostler.gateway")
 
@@ -54,10 +58,13 @@ class Worker:
             limits=self._limits,
             now=loop.time(),
             on_drained=self._drained,
+            worker=number,
             journal=self._journal,
             refuses_unrecorded=settings.journal_full == "refuse",
         )
         self._keeper = SnapshotKeeper(settings.paths.snapshot, content=lambda: front.pools.snapshot(front.table))
+        port = settings.admin_port
+        self._admin = Admin(port=port + number, render=front.metrics.render, ready=front.not_ready) if port else None
         self._feed = Feed(
             settings,
             gateway_id=f"{socket.gethostname()}-{number}-{os.getpid()}",
@@ -66,6 +73,7 @@ class Worker:
             keep=self._keeper.keep,
             in_flight=self.front.pools.in_flight,
             journal=self._journal,
+            journal_state=self.front.journal_state,
         )
 
     def stop(self) -> None:
@@ -84,6 +92,7 @@ class Worker:
         if snapshot is not None:
             self._apply(snapshot)
         del snapshot
+        self.front.access_log = open_access_log(self._settings, loop=loop)
         status_file = paths.run / f"gateway-{self._number}.json"
         with listening_socket(self._settings) as listener:
             server = await loop.create_server(lambda: Connection(self.front), sock=listener, backlog=BACKLOG)
@@ -105,20 +114,30 @@ class Worker:
                 await keeping
                 self.front.pools.close()
                 self._journal.close()
+                if self.front.access_log is not None:
+                    await self.front.access_log.close(timeout_s=_LOG_CLOSE_S)
 
     async def _sweep_until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
+            if self._admin is not None:
+                await self._admin.listen()
+            due = loop.time() + self._limits.sweep_s
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._limits.sweep_s):
+                async with asyncio.timeout_at(due):
                     await self._stop.wait()
-            self.front.sweep(loop.time())
+            now = loop.time()
+            self.front.metrics.swept(now - due)
+            self.front.sweep(now)
 
     async def _finish(self) -> None:
         """Let what is under way end, for as long as the settings say."""
         loop = asyncio.get_running_loop()
         front = self.front
         front.draining = True
+        if self._admin is not None:
+            # A worker that takes this one's place has the same port.
+            self._admin.close()
         deadline = loop.time() + self._settings.stop_grace_seconds
         for connection in tuple(front.connections):
             connection.drain()
