@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import os
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Sequence
@@ -41,6 +42,14 @@ class Part:
     port_flag: str
     ready_path: str
     first_on_port: bool = True
+    replaceable: bool = False
+    """Whether a new process may take over from the one that runs."""
+    tls: bool = False
+
+    @property
+    def next_file(self) -> Path:
+        """The process file of a new process, until it has taken over."""
+        return self.process_file.with_suffix(".next.json")
 
 
 def parts_of(settings: Settings) -> list[Part]:
@@ -67,6 +76,8 @@ def parts_of(settings: Settings) -> list[Part]:
             port_flag="--port",
             ready_path="/readyz",
             first_on_port=number == 0,
+            replaceable=True,
+            tls=settings.tls_certificate is not None,
         )
         for number in range(settings.workers)
     ]
@@ -87,15 +98,27 @@ def end_parts(parts: Sequence[Part], *, grace_s: float) -> None:
 
 
 def is_ready(part: Part) -> bool:
-    """Whether the part runs and answers 200 on its ready path. Blocks for at most `PROBE_TIMEOUT_S`."""
+    """Whether the part runs and answers 200 on its ready path. Blocks for at most `PROBE_TIMEOUT_S`.
+
+    A certificate is not verified: it is made for the clients' name of this machine, and the address is its own.
+    """
     found = living(part.process_file)
     if found is None:
         return False
-    connection = http.client.HTTPConnection(url_host(found.host), found.port, timeout=PROBE_TIMEOUT_S)
+    host = url_host(found.host)
+    if part.tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            host, found.port, timeout=PROBE_TIMEOUT_S, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(host, found.port, timeout=PROBE_TIMEOUT_S)
     try:
         connection.request("GET", part.ready_path)
         return connection.getresponse().status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()

@@ -68,7 +68,8 @@ class Settings:
     @property
     def gateway_url(self) -> str:
         """Where clients reach the front door."""
-        return f"http://{url_host(self.host)}:{self.port}"
+        scheme = "http" if self.tls_certificate is None else "https"
+        return f"{scheme}://{url_host(self.host)}:{self.port}"
 
     @property
     def api_url(self) -> str:

@@ -1,4 +1,4 @@
-"""`hostler up`: starts control and the gateway workers, starts them again when they end, and takes them down.
+"""`hostler up`: starts control and the gateway workers, watches over them, replaces workers, takes all down.
 
 The parts outlive the supervisor: each writes a process file, so that the next `hostler up` adopts what runs and
 `hostler down` finds it.
@@ -6,7 +6,6 @@ The parts outlive the supervisor: each writes a process file, so that the next `
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -14,24 +13,25 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from hostler import __version__
 from hostler.detached import DetachedProcess
+from hostler.gateway.certificate import server_context
 from hostler.parts import Part, check_ports, end_parts, is_ready, parts_of, take_down
 from hostler.process_files import living, write_process_file
 from hostler.processes import is_alive
-from hostler.runner.logfile import cut, tail
-from hostler.settings import Settings, as_environment, load_settings
-from hostler.spec.errors import Conflict, DeadlineExceeded, HostlerError, PortTaken
-from hostler.spec.replica import ProcessRef
+from hostler.replacement import Outcome, Replacement
+from hostler.runner.logfile import tail
+from hostler.settings import Settings, load_settings
+from hostler.spec.errors import Conflict, DeadlineExceeded, HostlerError, Unavailable
+from hostler.watched import Watch, Watched, child_environment, failed_start, say
 
 POLL_S = 0.05
-STABLE_AFTER_S = 30.0
-MAX_PAUSE_S = 5.0
+REPLACING_SPARE_S = 5.0
+"""Time beyond its start that the replacement of a worker may take."""
 
 Progress = Callable[[str], None]
 
@@ -43,24 +43,6 @@ class PlatformInfo(msgspec.Struct, frozen=True):
     api_url: str
     pid: int
     version: str
-
-
-@dataclass(slots=True)
-class Watched:
-    """A part under supervision: its process, whether ours or adopted, and its ends so far."""
-
-    part: Part
-    process: ProcessRef
-    child: DetachedProcess | None
-    started_at: float = field(default_factory=time.monotonic)
-    ends: int = 0
-    again_at: float | None = None
-
-    @property
-    def alive(self) -> bool:
-        if self.child is not None:
-            return self.child.alive()
-        return is_alive(self.process)
 
 
 def running(settings: Settings) -> PlatformInfo | None:
@@ -77,31 +59,40 @@ def running(settings: Settings) -> PlatformInfo | None:
 def run_foreground(settings: Settings, on_ready: Callable[[PlatformInfo], None]) -> None:
     """Be `hostler up`: start or adopt the parts, call `on_ready`, supervise until SIGTERM or SIGINT, take all down.
 
-    Raises `PortTaken`, `Conflict` (it is up already), `DeadlineExceeded` or `HostlerError` if a part cannot start;
-    what this call started is then ended again, and what it adopted goes on.
+    SIGUSR1 replaces the gateway workers; so does SIGHUP without a terminal, whose end it would tell of otherwise.
+    Raises `InvalidRequest` (files of TLS), `PortTaken`, `Conflict` (it is up already), `DeadlineExceeded` or
+    `HostlerError` if a part cannot start; what this call started is then ended again, and what it adopted goes on.
     """
     paths = settings.paths
+    server_context(settings)
     paths.create()
-    with _only_supervisor(paths.run / "up.lock"), _signals() as signalled:
+    with _only_supervisor(paths.run / "up.lock"), _signals() as signals:
         write_process_file(paths.run / "up.json")
-        watched: list[Watched] = []
+        watch = Watch(settings)
+        replacement = Replacement(settings, watch)
         adopted = False
         try:
             parts = _startable(settings)
             adopted = any(living(part.process_file) is not None for part in parts)
-            watched += [_begin(settings, part) for part in parts]
-            _wait_until_ready(settings, watched, signalled)
+            for part in parts:
+                watch.begin(part)
+            _wait_until_ready(settings, watch.parts, signals)
             info = PlatformInfo(settings.gateway_url, settings.api_url, os.getpid(), __version__)
             _write(paths.platform, msgspec.json.encode(info))
-            if not signalled():
+            if not signals.ending:
                 on_ready(info)
-            while not signalled():
-                _tend(settings, watched)
+            while not signals.ending:
+                if signals.take_replacing():
+                    say("the gateway workers are replaced")
+                    replacement.ask()
+                replacement.step()
+                watch.tend(busy=replacement.busy)
                 time.sleep(POLL_S)
         except HostlerError:
             if not adopted:
                 take_down(settings)
-            end_parts([one.part for one in watched if one.child is not None], grace_s=settings.stop_grace_seconds)
+            own = [one.part for one in watch.parts if one.child is not None]
+            end_parts(own, grace_s=settings.stop_grace_seconds)
             raise
         else:
             take_down(settings)
@@ -121,18 +112,19 @@ def start_detached(settings: Settings, on_progress: Progress = lambda _line: Non
     supervised = living(paths.run / "up.json") is not None
     if found is not None and supervised:
         return found
+    server_context(settings)
     check_ports(parts_of(settings))
     on_progress("starting the platform")
     log = paths.run / "up.log"
     argv = [sys.executable, "-P", "-m", "hostler.supervisor"]
-    child = DetachedProcess.start(argv, env=_environment(settings), log=log)
+    child = DetachedProcess.start(argv, env=child_environment(settings), log=log)
     deadline = time.monotonic() + settings.start_timeout_seconds + 1
     while time.monotonic() < deadline:
         found = running(settings)
         if found is not None and found.pid == child.pid:
             return found
         if not child.alive():
-            raise _failed_start(child.exit_code, tail(log, lines=1))
+            raise failed_start(child.exit_code, tail(log, lines=1))
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGTERM)
     raise DeadlineExceeded(
@@ -161,6 +153,36 @@ def teardown(settings: Settings, on_progress: Progress = lambda _line: None) -> 
     return anything
 
 
+def reload(settings: Settings, on_progress: Progress = lambda _line: None) -> int:
+    """Replace the gateway workers with new ones and wait until they are; how many there are.
+
+    Raises `Unavailable` if nothing supervises this home, `DeadlineExceeded`, or `HostlerError` if a new worker cannot
+    start; the workers that were not replaced go on.
+    """
+    paths = settings.paths
+    supervisor = living(paths.run / "up.json")
+    if supervisor is None or running(settings) is None:
+        raise Unavailable("Hostler is not up.", hint="Start it with `hostler up`.", code="unreachable")
+    Outcome.file(paths).unlink(missing_ok=True)
+    on_progress("replacing the gateway workers")
+    os.kill(supervisor.process.pid, signal.SIGUSR1)
+    begun = time.monotonic()
+    while (outcome := Outcome.read(paths)) is None or not outcome.ended:
+        if not is_alive(supervisor.process):
+            raise Unavailable("`hostler up` ended meanwhile.", hint="`hostler status` shows what runs.")
+        starts = 1 if outcome is None else outcome.of
+        if time.monotonic() - begun > starts * (settings.start_timeout_seconds + REPLACING_SPARE_S):
+            raise DeadlineExceeded("The gateway workers were not replaced in time.", hint=f"See {paths.run}/up.log.")
+        time.sleep(POLL_S)
+    if outcome.error:
+        raise HostlerError(
+            f"{outcome.replaced} of {outcome.of} gateway workers were replaced: {outcome.error}",
+            hint="The others serve on.",
+            code="start_failed",
+        )
+    return outcome.of
+
+
 def _startable(settings: Settings) -> list[Part]:
     """The parts in the order of their start, after checking that none of their ports is taken by a stranger."""
     parts = parts_of(settings)
@@ -168,30 +190,15 @@ def _startable(settings: Settings) -> list[Part]:
     return parts
 
 
-def _begin(settings: Settings, part: Part) -> Watched:
-    found = living(part.process_file)
-    if found is not None:
-        return Watched(part, found.process, None)
-    return _spawn(settings, part)
-
-
-def _spawn(settings: Settings, part: Part) -> Watched:
-    child = DetachedProcess.start(part.argv, env=_environment(settings), log=part.log)
-    # Before it can do so itself: whoever ends this platform in the next moments must find it.
-    with contextlib.suppress(ProcessLookupError):
-        write_process_file(part.process_file, host=part.host, port=part.port, pid=child.pid)
-    return Watched(part, ProcessRef(child.pid, 0), child)
-
-
-def _wait_until_ready(settings: Settings, watched: list[Watched], signalled: Callable[[], bool]) -> None:
+def _wait_until_ready(settings: Settings, watched: Sequence[Watched], signals: _Signals) -> None:
     deadline = time.monotonic() + settings.start_timeout_seconds
     waiting = list(watched)
-    while waiting and not signalled():
+    while waiting and not signals.ending:
         for one in list(waiting):
             if is_ready(one.part):
                 waiting.remove(one)
             elif not one.alive:
-                raise _failed_start(
+                raise failed_start(
                     one.child.exit_code if one.child is not None else None, tail(one.part.log, lines=1), one.part
                 )
         if time.monotonic() >= deadline:
@@ -201,52 +208,6 @@ def _wait_until_ready(settings: Settings, watched: list[Watched], signalled: Cal
                 hint=f"The logs are in {settings.paths.run}.",
             )
         time.sleep(0.01)
-
-
-def _tend(settings: Settings, watched: list[Watched]) -> None:
-    """Start again what ended: at once the first time, then with growing pauses."""
-    now = time.monotonic()
-    for index, one in enumerate(watched):
-        if one.alive:
-            if one.ends and now - one.started_at > STABLE_AFTER_S:
-                one.ends = 0
-            continue
-        if one.again_at is None:
-            one.ends += 1
-            one.again_at = now + (0.0 if one.ends == 1 else min(MAX_PAUSE_S, 0.1 * 2**one.ends))
-            _say(f"{one.part.name} ended; it is started again")
-        if now >= one.again_at:
-            try:
-                fresh = _begin(settings, one.part)
-            except OSError as error:
-                _say(f"{one.part.name} cannot be started: {error}")
-                one.again_at = now + MAX_PAUSE_S
-                continue
-            fresh.ends = one.ends
-            watched[index] = fresh
-    for one in watched:
-        cut(one.part.log)
-
-
-def _say(line: str) -> None:
-    """Tell whoever reads this process's output, if anybody still does."""
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _failed_start(code: int | None, lines: Sequence[str], part: Part | None = None) -> HostlerError:
-    said = lines[-1].removeprefix("error: ") if lines else f"it ended with code {code}"
-    said = said if said.endswith((".", "?")) else f"{said}."
-    if code == Conflict.exit_code:
-        return PortTaken(said) if "Port " in said else Conflict(said, code="already_up")
-    where = f" Its log is {part.log}." if part is not None else ""
-    name = part.name if part is not None else "the platform"
-    return HostlerError(f"{name} could not start: {said}{where}", code="start_failed")
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HOSTLER_")}
-    return own | as_environment(settings)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -265,19 +226,51 @@ def _only_supervisor(path: Path) -> Generator[None]:
         yield
 
 
+class _Signals:
+    """What signals have asked for so far."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        self._replacing = False
+
+    def end(self) -> None:
+        self.ending = True
+
+    def replace(self) -> None:
+        self._replacing = True
+
+    def take_replacing(self) -> bool:
+        """Whether a replacement was asked for since the last call."""
+        asked, self._replacing = self._replacing, False
+        return asked
+
+
 @contextmanager
-def _signals() -> Generator[Callable[[], bool]]:
-    """Note SIGTERM and SIGINT instead of dying of them."""
-    received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in _ENDING}
+def _signals() -> Generator[_Signals]:
+    """Note signals instead of dying of them."""
+    signals = _Signals()
+    hangup = signals.end if _has_terminal() else signals.replace
+    asks = {
+        signal.SIGTERM: signals.end,
+        signal.SIGINT: signals.end,
+        signal.SIGHUP: hangup,
+        signal.SIGUSR1: signals.replace,
+    }
+    before = {number: signal.signal(number, lambda number, _frame: asks[signal.Signals(number)]()) for number in asks}
     try:
-        yield lambda: bool(received)
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+def _has_terminal() -> bool:
+    """Whether SIGHUP may tell that this process's terminal is closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ _ACCESS = "Access and engines"
 COMMANDS: dict[str, Entry] = {
     "up": Entry("hostler.cli.platform:up", _PLATFORM, "Start the platform on this machine."),
     "down": Entry("hostler.cli.platform:down", _PLATFORM, "Stop the platform and everything it runs."),
+    "reload": Entry("hostler.cli.platform:reload", _PLATFORM, "Replace the gateway workers without a failed request."),
     "status": Entry("hostler.cli.platform:status", _PLATFORM, "Show the platform and its deployments."),
     "doctor": Entry("hostler.cli.doctor:doctor", _PLATFORM, "Check this machine and say what to change."),
     "demo": Entry("hostler.cli.demo:demo", _PLATFORM, "Deploy two example models, call them, measure them."),

@@ -1,4 +1,4 @@
-"""`hostler up`, `down` and `status`."""
+"""`hostler up`, `reload`, `down` and `status`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,16 @@ def up(
 
     run_foreground(settings, on_ready)
     click.echo("Hostler is down.", err=True)
+
+
+@click.command()
+@home_option
+def reload(home: Path | None) -> None:
+    """Replace the gateway workers with new ones, without a failed request."""
+    from hostler import supervisor
+
+    workers = supervisor.reload(load_settings(home=home), lambda line: click.echo(line, err=True))
+    click.echo(f"{workers} gateway {'worker is' if workers == 1 else 'workers are'} new.")
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import cast
+from typing import Any, cast
 
 from hostler.gateway.answers import Answer, error_answer
 from hostler.gateway.exchange import Exchange
@@ -12,7 +12,7 @@ from hostler.gateway.front import Front
 from hostler.gateway.intake import Intake
 from hostler.gateway.opening import Admitted, admit, open_streamed, open_whole, reads_whole_body
 from hostler.gateway.refusals import HeadersTooLarge, RequestTimeout, malformed
-from hostler.gateway.request import MAX_HEAD_BYTES, Head, Request
+from hostler.gateway.request import MAX_HEAD_BYTES, Head, Request, without_blank_lines
 from hostler.gateway.upstream import RESET_ON_CLOSE
 from hostler.spec.errors import HostlerError, TooLarge, Unavailable
 
@@ -81,9 +81,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if len(self._front.connections) < self._front.limits.max_connections:
-            self._front.connections.add(self)
-        else:
+        if not self._front.admit(self, transport.get_extra_info("peername")):
             self._closing = True
             self._transport.write(_TURNED_AWAY)
             self._transport.close()
@@ -109,7 +107,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the event loop's signature
         self._closing = True
-        self._front.connections.discard(self)
+        self._front.leave(self)
         self._forget_body()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -132,7 +130,7 @@ class Connection(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         """Whether the connection ends with the answer to the request under way."""
-        return self._front.draining or self._request is _NONE or not self._request.head.keep_alive
+        return self._front.leaving or self._request is _NONE or not self._request.head.keep_alive
 
     @property
     def full(self) -> bool:
@@ -168,8 +166,8 @@ class Connection(asyncio.Protocol):
 
     def cut(self, *, reset: bool) -> None:
         self._exchange = None
-        if reset:
-            self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        if reset and (found := self._socket()) is not None:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.abort()
 
     # What the worker calls.
@@ -181,8 +179,9 @@ class Connection(asyncio.Protocol):
             exchange.cancel()
         self._transport.abort()
 
-    def drain(self) -> None:
-        if self._request is _NONE and not self._closing:
+    def drain(self, *, idle_s: float = 0.0) -> None:
+        busy = self._request is not _NONE or (idle_s > 0 and bool(self._pending))
+        if not busy and not self._closing and self._front.now - self._since >= idle_s:
             self._close()
 
     def sweep(self, now: float) -> None:
@@ -222,7 +221,7 @@ class Connection(asyncio.Protocol):
             begun += 1
             data = self._pending
             if data[0] <= _LAST_LINE_BREAK:
-                data = _without_blank_lines(data)
+                data = without_blank_lines(data)
             end = data.find(_HEAD_END, 0, MAX_HEAD_BYTES)
             if end < 0:
                 self._pending = data
@@ -259,7 +258,7 @@ class Connection(asyncio.Protocol):
             else:
                 body, self._body_open = None, True
         try:
-            admitted = admit(request, front=front)
+            admitted = admit(request, front=front, peer=self._peer)
             if isinstance(admitted, Answer):
                 self._answer(admitted)
             elif body is None:
@@ -393,7 +392,8 @@ class Connection(asyncio.Protocol):
         self._held = False
         self._since = self._front.now
         self._settle_reading()
-        self._transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def _close(self) -> None:
         """End the connection once what is written has left."""
@@ -417,20 +417,16 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
+    def _peer(self) -> Any:
+        return self._transport.get_extra_info("peername")
+
     def _peer_gone(self) -> bool:
         """Whether the client is gone, asked of the kernel: a connection that is not read does not tell."""
-        if not hasattr(socket, "TCP_INFO"):
+        found = self._socket()
+        if found is None or not hasattr(socket, "TCP_INFO"):
             return False
-        return self._socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _GONE
+        return found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _GONE
 
-    def _socket(self) -> socket.socket:
-        found: socket.socket = self._transport.get_extra_info("socket")
+    def _socket(self) -> socket.socket | None:
+        found: socket.socket | None = self._transport.get_extra_info("socket")
         return found
-
-
-def _without_blank_lines(data: bytes) -> bytes:
-    """`data` without the empty lines before a request (RFC 9112, 2.2); any other blank is left for the parser."""
-    rest = data.lstrip(b"\r\n")
-    blank = data[: len(data) - len(rest)]
-    whole = len(blank) // 2 * 2
-    return data[whole:] if blank[:whole] == b"\r\n" * (whole // 2) else data

@@ -7,9 +7,10 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from hostler.gateway.access_log import AccessLog
+from hostler.gateway.addresses import AddressCounts, address_key
 from hostler.gateway.journal import Journal
 from hostler.gateway.limits import Limiter
 from hostler.gateway.metrics import Gauges, Metrics
@@ -31,6 +32,8 @@ class Limits:
     """Of all bodies that are read whole, from their first byte to the end of their answer."""
     max_connections: int = MAX_CLIENTS
     """From clients; one more is turned away."""
+    max_connections_per_address: int = MAX_CLIENTS
+    """From one client address, or one network of 64 bits with IPv6; one more is turned away."""
     max_pipelined_bytes: int = 64 * 1024
     """Read ahead of the answer under way before reading stops."""
     head_s: float = 10.0
@@ -60,8 +63,8 @@ class Swept(Protocol):
     def sweep(self, now: float) -> None:
         """End what is past its deadline; `now` is the loop's time in seconds."""
 
-    def drain(self) -> None:
-        """Close if nothing is under way; else `Front.draining` makes it close after its answer."""
+    def drain(self, *, idle_s: float = 0.0) -> None:
+        """Close if nothing is under way, nor was in the last `idle_s` seconds; else it may close after its answer."""
 
     def abort(self) -> None:
         """End the connection whatever it does."""
@@ -75,13 +78,16 @@ class Front:
         "_prefix",
         "_record_prefix",
         "access_log",
+        "addresses",
         "clock",
         "collected_bytes",
         "connections",
         "draining",
         "draw",
         "heads",
+        "hosts",
         "journal",
+        "leaving",
         "limiter",
         "limits",
         "metrics",
@@ -115,10 +121,17 @@ class Front:
         """The loop's time at the last sweep: reading the clock for each chunk would cost more than it tells."""
         self.pools = Pools(on_drained=on_drained)
         self.table: Table = empty_table()
-        self.connections: set[Swept] = set()
+        self.connections: dict[Swept, bytes | None] = {}
+        """Of clients, with what `address_key` makes of the client's address."""
+        self.addresses = AddressCounts(most=limits.max_connections_per_address)
+        self.hosts: frozenset[bytes] | None = None
+        """Names the front door answers to, as `hosts.host_names` has them; None for any."""
         self.collected_bytes = 0
         """Of bodies that were read whole and whose requests are under way."""
+        self.leaving = False
+        """Whether each answer is the last on its connection, and says so."""
         self.draining = False
+        """Whether a connection ends with the answer that is under way, and the worker is not ready any more."""
         self.draw: Callable[[], float] = random.Random().random  # noqa: S311 - spreads load, keeps no secret
         self.access_log: AccessLog | None = None
         self.metrics = Metrics(self._gauges(), worker=worker)
@@ -135,6 +148,19 @@ class Front:
         """The id of a usage record, unique over all workers, hosts and restarts, whatever a caller sends."""
         self._counter += 1
         return f"{self._record_prefix}-{self._counter:x}"
+
+    def admit(self, connection: Swept, peer: Any) -> bool:
+        """Count a new connection of `peer`, an address as the transport has it; False if there are too many."""
+        key = address_key(peer)
+        if len(self.connections) >= self.limits.max_connections or not self.addresses.add(key):
+            return False
+        self.connections[connection] = key
+        return True
+
+    def leave(self, connection: Swept) -> None:
+        """Forget a connection that has ended; one that was not admitted is none."""
+        if connection in self.connections:
+            self.addresses.remove(self.connections.pop(connection))
 
     def apply(self, message: Snapshot | SnapshotDelta) -> bool:
         """Serve what `message` says from the next request on.

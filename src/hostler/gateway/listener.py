@@ -9,7 +9,9 @@ import socket
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
+from hostler.gateway.handover import TakenOver
 from hostler.settings import Settings
 from hostler.spec.errors import Conflict, InvalidRequest, PortTaken
 
@@ -18,20 +20,22 @@ _LOCK_POLL_S = 0.02
 
 
 @contextmanager
-def listening_socket(settings: Settings) -> Generator[socket.socket]:
-    """A socket bound to the settings' host and port. Blocks for at most a few seconds.
+def listening_socket(settings: Settings, *, taken: TakenOver | None = None) -> Generator[socket.socket]:
+    """A socket bound to the settings' host and port: the one that was `taken` over, or one of its own.
 
     SO_REUSEPORT lets any process of the same user bind beside us and take a share of the connections unseen. So
     the first worker of a home binds once without it, which fails if anybody is there; a lock that all workers share
-    says who is first. Raises `PortTaken`, or `InvalidRequest` for an address that cannot be listened on.
+    says who is first. Blocks for at most a few seconds. Raises `PortTaken`, or `InvalidRequest` for an address that
+    cannot be listened on.
     """
     lock = os.open(settings.paths.run / "gateway.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if _lock(lock, fcntl.LOCK_EX):
+        listener = taken.pick(_address(settings)[3]) if taken is not None else None
+        if listener is None and _lock(lock, fcntl.LOCK_EX):
             _bound(settings, shared=False).close()
         else:
             _wait_for_first(lock)
-        with _bound(settings, shared=True) as listener:
+        with listener or _bound(settings, shared=True) as listener:
             # These locks change from exclusive to shared without a moment between.
             fcntl.lockf(lock, fcntl.LOCK_SH)
             yield listener
@@ -59,7 +63,8 @@ def _wait_for_first(lock: int) -> None:
         time.sleep(_LOCK_POLL_S)
 
 
-def _bound(settings: Settings, *, shared: bool) -> socket.socket:
+def _address(settings: Settings) -> tuple[int, int, int, Any]:
+    """Family, kind, protocol and address to listen on. Raises `InvalidRequest`."""
     host, port = settings.host, settings.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -71,6 +76,12 @@ def _bound(settings: Settings, *, shared: bool) -> socket.socket:
             hint="Choose another with --host.",
             param="host",
         ) from None
+    return family, kind, protocol, address
+
+
+def _bound(settings: Settings, *, shared: bool) -> socket.socket:
+    host, port = settings.host, settings.port
+    family, kind, protocol, address = _address(settings)
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

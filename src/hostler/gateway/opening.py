@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from hostler.gateway.account import Account
 from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for
@@ -11,6 +12,7 @@ from hostler.gateway.answers import Answer, local_answer, public_answer
 from hostler.gateway.bodies import CallFields, read_call, read_passed_call, with_usage_asked
 from hostler.gateway.exchange import Client, Exchange
 from hostler.gateway.front import Front
+from hostler.gateway.hosts import check_host
 from hostler.gateway.request import Head, Request
 from hostler.gateway.routing import Kind, Route, find_route
 from hostler.gateway.table import Endpoint
@@ -31,9 +33,14 @@ class Admitted(NamedTuple):
     grant: KeyGrant
 
 
-def admit(request: Request, *, front: Front) -> Admitted | Answer:
-    """Whether the request may be made, or at once the answer that needs no key. Raises `HostlerError`."""
+def admit(request: Request, *, front: Front, peer: Callable[[], Any]) -> Admitted | Answer:
+    """Whether the request may be made, or at once the answer that needs no key. Raises `HostlerError`.
+
+    `peer` tells the client's address, as the transport has it.
+    """
     head = request.head
+    if front.hosts is not None and head.host not in front.hosts:
+        check_host(head, hosts=front.hosts, peer=peer())
     route = head.route
     if route is None:
         route = head.route = find_route(head.path, method=head.method)

@@ -30,6 +30,11 @@ class VersionUnsupported(InvalidRequest):
     default_code = "http_version_not_supported"
 
 
+class Misdirected(InvalidRequest):
+    status = 421
+    default_code = "misdirected_request"
+
+
 class LoopDetected(InvalidRequest):
     status = 508
     default_code = "loop_detected"

@@ -72,6 +72,7 @@ class Head:
         "digest",
         "expects_continue",
         "has_body",
+        "host",
         "http_1_0",
         "keep_alive",
         "method",
@@ -93,6 +94,8 @@ class Head:
         self.has_body = False
         """Whether a body was announced, even an empty chunked one."""
         self.expects_continue = False
+        self.host: bytes | None = None
+        """Whom the request is for, as sent: of the target if that has it, else of the Host header."""
         self.digest: bytes | None = None
         self.asked_id: bytes | None = None
         self.passed: list[tuple[bytes, bytes]] = []
@@ -162,6 +165,7 @@ class _HeadParts:
         host = read.get(b"host")
         if not (head.http_1_0 if host is None else _HOST.fullmatch(host)):
             raise malformed("the Host header is missing or not a host")
+        head.host = host
         known = _METHOD_NAMES.get(method)
         if known is None:
             raise MethodUnknown(f"The method {method.decode('ascii', 'replace')} is not served here.")
@@ -199,8 +203,12 @@ class _HeadParts:
             scheme, separator, rest = target.partition("://")
             if not separator or scheme.lower() not in ("http", "https"):
                 raise malformed("the request target is not a path")
-            slash = rest.find("/")
-            target = rest[slash:] if slash >= 0 else "/"
+            authority, slash, path = rest.partition("/")
+            target = slash + path or "/"
+            # It counts instead of the Host header (RFC 9112, 3.2.2).
+            self.head.host = host = authority.encode("latin-1")
+            if not host or not _HOST.fullmatch(host):
+                raise malformed("the request target has no host, or what is not one")
         if "#" in target:
             raise malformed("the request target has a fragment")
         self.head.target = target
@@ -246,6 +254,14 @@ class HeadMemory:
                     heads.clear()
                 heads[data] = head
         return head
+
+
+def without_blank_lines(data: bytes) -> bytes:
+    """`data` without the empty lines before a request (RFC 9112, 2.2); any other blank is left for the parser."""
+    rest = data.lstrip(b"\r\n")
+    blank = data[: len(data) - len(rest)]
+    whole = len(blank) // 2 * 2
+    return data[whole:] if blank[:whole] == b"\r\n" * (whole // 2) else data
 
 
 def _content_length(value: bytes) -> int:

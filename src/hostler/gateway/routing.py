@@ -85,3 +85,9 @@ def _by_prefix(path: str) -> Route | None:
         name = path[len(_MODEL) :]
         return Route(Kind.MODEL, _READ, name=name) if name else None
     return None
+
+
+def is_public(path: str) -> bool:
+    """Whether the path is answered without an API key."""
+    route = _EXACT.get(path)
+    return route is not None and route.public
