@@ -73,6 +73,12 @@ def error_from_text(status: int, content: bytes, *, url: str) -> HostlerError:
 
 def connection_error(error: httpx.TransportError, *, url: str, timeout_s: float) -> HostlerError:
     """What a request that got no answer means."""
+    if isinstance(error, httpx.ConnectError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return Unavailable(
+            f"The certificate of {url} is not trusted.",
+            hint="Use the host that it names, and name its authority's file with SSL_CERT_FILE.",
+            code="unreachable",
+        )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return Unavailable(
             f"The platform at {url} does not answer.", hint="Start it with `hostler up`.", code="unreachable"
