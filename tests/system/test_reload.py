@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import os
 import signal
+import ssl
 import threading
 from pathlib import Path
 
 import pytest
+from tests.gateway.front_tls import Authority
 from tests.system.conftest import Platform, wait_until
 
 from hostler import supervisor
+from hostler.client.inference import Inference
 from hostler.process_files import living
 from hostler.spec.errors import HostlerError, Unavailable
 
@@ -109,3 +113,32 @@ def test_a_reload_whose_new_worker_cannot_start_fails_and_the_old_one_goes_on(pl
 def test_a_reload_of_what_is_not_up_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="not up"):
         supervisor.reload(Platform(tmp_path).settings)
+
+
+def test_a_platform_with_a_certificate_comes_up_and_takes_a_renewed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority()
+    certificate, key = authority.write_server(tmp_path, "door.test")
+    platform = Platform(tmp_path / "home")
+    platform.settings = dataclasses.replace(platform.settings, tls_certificate=certificate, tls_key=key, workers=2)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.write(tmp_path)))
+    address = ("127.0.0.1", platform.settings.port)
+    try:
+        platform.up()
+        before = ssl.get_server_certificate(address)
+        with Inference(platform.url, platform.key) as client:
+            assert client.models() == []
+            authority.write_server(tmp_path, "door.test")
+            assert supervisor.reload(platform.settings) == 2
+        assert ssl.get_server_certificate(address) != before
+        with Inference(platform.url, platform.key) as client:
+            assert client.models() == []
+        key.chmod(0o644)
+        with pytest.raises(HostlerError, match="chmod o-r"):
+            supervisor.reload(platform.settings)
+        with Inference(platform.url, platform.key) as client:
+            assert client.models() == []
+    finally:
+        platform.down()
+    assert platform.processes() == []
