@@ -34,7 +34,7 @@ def test_requests_follow_the_weights_of_deployments_that_have_replicas() -> None
     draw = random.Random(7).random
     counts: Counter[str | None] = Counter()
     for _ in range(2000):
-        pool = table.endpoints["e"].choose(draw)
+        pool = table.endpoints["e"].choose(draw, now=0.0)
         assert pool is not None
         counts[pool.replica_id] += 1
     assert set(counts) == {"d0-0", "d0-1", "d1-0"}
@@ -44,10 +44,10 @@ def test_requests_follow_the_weights_of_deployments_that_have_replicas() -> None
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=4), st.randoms(use_true_random=False))
 def test_a_failed_target_is_never_chosen_again(shape: list[tuple[int, int]], chance: random.Random) -> None:
     serving = make().table(snapshot(1, weighted(*shape))).endpoints["e"]
-    first = serving.choose(chance.random)
+    first = serving.choose(chance.random, now=0.0)
     assert (first is None) == (not serving.serves)
     if first is not None:
-        second = serving.choose(chance.random, without=first)
+        second = serving.choose(chance.random, now=0.0, without=[first])
         assert second is not first
         usable = sum(count for weight, count in shape if weight > 0)
         assert (second is None) == (usable == 1)
@@ -55,10 +55,10 @@ def test_a_failed_target_is_never_chosen_again(shape: list[tuple[int, int]], cha
 
 def test_pools_outlive_snapshots_that_keep_their_target() -> None:
     pools = make()
-    before = pools.table(snapshot(1, endpoint("chat", 1, 2))).endpoints["chat"].choose(lambda: 0.0)
-    after = pools.table(snapshot(2, endpoint("chat", 1))).endpoints["chat"].choose(lambda: 0.0)
+    before = pools.table(snapshot(1, endpoint("chat", 1, 2))).endpoints["chat"].choose(lambda: 0.0, now=0.0)
+    after = pools.table(snapshot(2, endpoint("chat", 1))).endpoints["chat"].choose(lambda: 0.0, now=0.0)
     assert before is after
-    moved = pools.table(snapshot(3, endpoint("chat", 7))).endpoints["chat"].choose(lambda: 0.0)
+    moved = pools.table(snapshot(3, endpoint("chat", 7))).endpoints["chat"].choose(lambda: 0.0, now=0.0)
     assert moved is not after
     assert after is not None
     assert after.retired

@@ -49,6 +49,11 @@ class AnswerHead:
 
     __slots__ = ("chunked", "has_body", "headers", "length", "status", "until_close")
 
+    @property
+    def retry_after(self) -> bool:
+        """Whether the answer says when to come back."""
+        return any(name == b"retry-after" for name, _ in self.headers)
+
     def __init__(self, status: int, headers: Headers, *, method: str) -> None:
         """The answer to a request of this method. Raises `UnusableAnswer`."""
         self.status = status

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
 from hostler.gateway.heads import AnswerHead, UnusableAnswer
+from hostler.gateway.health import Watched
 from hostler.gateway.targets import address_of
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
 
@@ -263,7 +264,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reusable = self._taker.method != "HEAD" and self._parser.should_keep_alive()
 
 
-class Pool:
+class Pool(Watched):
     """The connections to one target, and how many requests it is working on (`in_flight`).
 
     `lines` are the headers that every request to the target gets. `on_drained` is called when the last request ends
@@ -289,6 +290,7 @@ class Pool:
         self, target: ReplicaTarget | ExternalTarget, *, on_drained: Callable[[Pool], None] | None = None
     ) -> None:
         """Raises `UnusableTarget`."""
+        super().__init__()
         self._idle: deque[UpstreamConnection] = deque()
         self._connections: set[UpstreamConnection] = set()
         self._on_drained = on_drained
