@@ -10,6 +10,7 @@ from front_polling import wait_for
 from front_upstream import LoopThread
 
 from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
+from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
 
 TOKEN = "the-feeds-token"
 
@@ -22,6 +23,7 @@ class FeedServer:
         self.snapshot: Snapshot | None = None
         self.hellos: list[Hello] = []
         self.reports: list[Report] = []
+        self.usage: list[UsageRecord] = []
         self.refused = 0
         self._writers: set[asyncio.StreamWriter] = set()
         self._server = thread.call(self._start(address))
@@ -80,9 +82,13 @@ class FeedServer:
             if self.snapshot is not None:
                 self._send(writer, self.snapshot)
             while True:
-                report = await self._receive(reader)
-                assert isinstance(report, Report)
-                self.reports.append(report)
+                message = await self._receive(reader)
+                if isinstance(message, UsageBatch):
+                    self.usage.extend(message.records)
+                    self._send(writer, UsageAck(message.batch))
+                else:
+                    assert isinstance(message, Report)
+                    self.reports.append(message)
         except (asyncio.IncompleteReadError, OSError, asyncio.CancelledError):
             pass
         finally:

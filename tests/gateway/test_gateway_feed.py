@@ -13,6 +13,7 @@ from front_polling import until, wait_for
 from front_upstream import LoopThread, ScriptedUpstream
 
 from hostler.gateway.feed import Feed, parse_feed
+from hostler.gateway.journal import Journal
 from hostler.gateway.snapshot_file import read_snapshot, write_snapshot
 from hostler.settings import Home, Settings
 from hostler.spec.errors import InvalidRequest
@@ -203,7 +204,12 @@ async def test_the_feed_goes_on_after_a_failure_nobody_foresaw(
         return True
 
     client = Feed(
-        Settings(home=home), gateway_id="g", version=lambda: applied[-1] if applied else 0, apply=apply, in_flight=dict
+        Settings(home=home),
+        gateway_id="g",
+        version=lambda: applied[-1] if applied else 0,
+        apply=apply,
+        in_flight=dict,
+        journal=Journal(home / "journal", name="g", max_bytes=1 << 20),
     )
     feed.publish(snapshot(1))
     following = asyncio.create_task(client.run())

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hostler.gateway.bodies import read_model, with_model
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
-from hostler.gateway.heads import AnswerHead, UnusableAnswer, client_head, upstream_head
-from hostler.gateway.request import read_request
+from hostler.gateway.heads import AnswerHead, UnusableAnswer, client_head, upstream_start
+from hostler.gateway.request import Request, read_head
 from hostler.spec.errors import HostlerError, InvalidRequest
 
 pieces = st.lists(st.binary(min_size=1, max_size=300), max_size=6)
@@ -56,15 +56,15 @@ def test_a_decoder_accepts_or_refuses_anything_alike_however_it_is_cut(data: byt
 def test_any_head_is_read_or_refused(head: bytes) -> None:
     for data in (head, b"GET / HTTP/1.1\r\nhost: a\r\n" + head):
         with suppress(HostlerError):
-            request = read_request(data + b"\r\n\r\n", fallback_id=b"r")
+            request = read_head(data + b"\r\n\r\n")
             assert request.path.startswith("/")
             assert not (request.chunked and request.content_length)
 
 
 def read(*lines: str, method: str = "POST") -> bytes:
     head = "\r\n".join([f"{method} /v1/x?y HTTP/1.1", "host: a", *lines, "", ""]).encode("latin-1")
-    request = read_request(head, fallback_id=b"r1")
-    return upstream_head(request, target=request.target, lines=b"host: up\r\n", length=0, provider=False)
+    request = read_head(head)
+    return upstream_start(request, target=request.target, lines=b"host: up\r\n", length=0, provider=False)
 
 
 def test_what_connection_names_is_not_passed_on() -> None:
@@ -84,12 +84,14 @@ def test_headers_that_may_repeat_are_passed_on_as_they_came() -> None:
 
 
 def test_an_answers_framing_is_written_anew() -> None:
-    request = read_request(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", fallback_id=b"r1")
-    head = AnswerHead(200, [(b"transfer-encoding", b"chunked"), (b"content-length", b"5"), (b"x", b"y")], method="GET")
-    told = client_head(head, request, close=False, chunked=True, provider=False)
+    request = Request(read_head(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"), b"r1")
+    head = AnswerHead(200, [(b"transfer-encoding", b"chunked"), (b"x", b"y")], method="GET")
+    told = client_head(head, request, close=False, chunked=True)
     assert told == b"HTTP/1.1 200 OK\r\nx: y\r\ntransfer-encoding: chunked\r\nx-request-id: r1\r\n\r\n"
     with pytest.raises(UnusableAnswer):
         AnswerHead(200, [(b"transfer-encoding", b"gzip, chunked")], method="GET")
+    with pytest.raises(UnusableAnswer):
+        AnswerHead(200, [(b"transfer-encoding", b"chunked"), (b"content-length", b"5")], method="GET")
 
 
 json_values = st.recursive(

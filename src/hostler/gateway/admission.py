@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from difflib import get_close_matches
 from urllib.parse import unquote
@@ -21,8 +20,8 @@ _NAMES_COMPARED = 500
 _NAME_LENGTH = 63
 
 
-def authenticate(credential: bytes | None, *, table: Table, now: float) -> KeyGrant:
-    """The grant of the API key. One hash and one look-up, whatever the key and however many there are.
+def authenticate(digest: bytes | None, *, table: Table, now: float) -> KeyGrant:
+    """The grant of the API key with this sha256. One look-up, whatever the key and however many there are.
 
     Raises `Unauthenticated`, or `Unavailable` while there is no snapshot to look it up in.
     """
@@ -32,16 +31,19 @@ def authenticate(credential: bytes | None, *, table: Table, now: float) -> KeyGr
             hint="If this lasts, see whether the control process runs: hostler status.",
             code="no_snapshot",
         )
-    if credential is None:
+    if digest is None:
         raise Unauthenticated(
             "There is no API key in the request.",
             hint="Send the header 'Authorization: Bearer <key>'.",
             code="missing_api_key",
         )
-    grant = table.keys.get(hashlib.sha256(credential).hexdigest())
-    denial = admit(grant, endpoint=None, now=now)
-    if grant is None or denial is not None:
-        raise _unauthenticated(denial)
+    grant = table.keys.get(digest)
+    if grant is None:
+        raise _unauthenticated(Denial.UNKNOWN_KEY)
+    if grant.expires_at is not None:
+        denial = admit(grant, endpoint=None, now=now)
+        if denial is not None:
+            raise _unauthenticated(denial)
     return grant
 
 
@@ -120,7 +122,7 @@ def _names_sentence(names: list[str]) -> str:
     return f"This API key can call: {', '.join(names[:NAMES_SHOWN])}{more}."
 
 
-def _unauthenticated(denial: Denial | None) -> HostlerError:
+def _unauthenticated(denial: Denial) -> HostlerError:
     if denial is Denial.EXPIRED_KEY:
         return Unauthenticated(
             "This API key has expired.", hint="Create another: hostler key create.", code="expired_api_key"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 import hostler
 from hostler.gateway.admission import callable_names, endpoint_for
 from hostler.gateway.heads import connection_line, status_line
-from hostler.gateway.refusals import WrongMethod
+from hostler.gateway.refusals import RateLimited, WrongMethod
 from hostler.gateway.request import Request
 from hostler.gateway.routing import Kind, Route
 from hostler.gateway.table import Endpoint, Table
@@ -33,10 +34,10 @@ class Answer(NamedTuple):
             status_line(self.status),
             self.lines,
             len(self.body),
-            connection_line(request, close=close),
+            connection_line(request.head, close=close),
             request.id,
         )
-        return head if request.method == "HEAD" else head + self.body
+        return head if request.head.method == "HEAD" else head + self.body
 
 
 def error_answer(error: HostlerError, *, path: str) -> Answer:
@@ -55,11 +56,26 @@ def error_answer(error: HostlerError, *, path: str) -> Answer:
             lines += b"www-authenticate: Bearer\r\n"
         case WrongMethod():
             lines += f"allow: {', '.join(error.allowed)}\r\n".encode()
+        case RateLimited():
+            lines += limit_lines(error)
         case Unavailable():
             lines += b"retry-after: %d\r\n" % RETRY_AFTER_S
         case _:
             pass
     return Answer(error.status, msgspec.json.encode(body), lines)
+
+
+def limit_lines(error: RateLimited) -> bytes:
+    """What a caller over a limit is told for its program: which limit, and when to try again (RFC 9110, 10.2.3).
+
+    `retry-after` has whole seconds, so `retry-after-ms`, which OpenAI's clients read first, has the true time.
+    `x-should-retry`, theirs too, keeps them from trying what can never fit.
+    """
+    lines = b"x-hostler-limit: %b\r\n" % error.limit.encode()
+    if error.wait_s is None:
+        return lines + b"x-should-retry: false\r\n"
+    wait_ms = math.ceil(error.wait_s * 1000)
+    return lines + b"retry-after: %d\r\nretry-after-ms: %d\r\n" % (max(1, math.ceil(error.wait_s)), wait_ms)
 
 
 def public_answer(kind: Kind, *, table: Table, draining: bool) -> Answer:

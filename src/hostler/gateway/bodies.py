@@ -1,18 +1,75 @@
-"""What is read of a JSON body, and the one thing that is ever changed in it: `model`."""
+"""What is read of a JSON body, and the two things that are ever changed in it: `model` and `stream_options`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
 from hostler.spec.errors import InvalidRequest
 
 
+class CallFields(msgspec.Struct, gc=False):
+    """What the gateway reads of a call of OpenAI's API."""
+
+    model: str
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    n: int | None = None
+    stream_options: dict[str, Any] | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The bound that the caller set on an answer's tokens, whichever API's name it has."""
+        bounds = [
+            bound
+            for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
+            if bound is not None and bound > 0
+        ]
+        return min(bounds) if bounds else None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the caller asked for the chunk that tells a stream's usage."""
+        return self.stream_options is not None and self.stream_options.get("include_usage") is True
+
+
 class _Routed(msgspec.Struct):
     model: str
 
 
+_CALL = msgspec.json.Decoder(CallFields)
 _ROUTED = msgspec.json.Decoder(_Routed)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def read_call(body: bytes) -> CallFields:
+    """What there is to know of a JSON body with a `model`. Raises `InvalidRequest` that names the problem.
+
+    A field of a type that it should not have is for the engine to judge, and is taken as left out.
+    """
+    try:
+        return _CALL.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        pass
+    fields = CallFields(read_model(body))
+    for name, raw in _FIELDS.decode(body).items():
+        expected = {"stream": bool, "stream_options": dict}.get(name, int)
+        if name != "model" and name in CallFields.__struct_fields__:
+            value: object = msgspec.json.decode(raw)
+            if isinstance(value, expected):
+                setattr(fields, name, value)
+    return fields
+
+
+def read_passed_call(body: bytes) -> CallFields:
+    """As `read_call`, of a body that is routed by its path: whatever it is, it goes through."""
+    try:
+        return read_call(body)
+    except InvalidRequest:
+        return CallFields("")
 
 
 def read_model(body: bytes) -> str:
@@ -34,6 +91,16 @@ def read_model(body: bytes) -> str:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         problem = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequest(f"The body is not valid JSON: {problem}.", code="invalid_json") from None
+
+
+def with_usage_asked(body: bytes, fields: CallFields) -> bytes:
+    """`body`, whose call streams, with `stream_options.include_usage` true; all else keeps its bytes and order."""
+    if fields.stream_options is None and b'"stream_options"' not in body:
+        return body.rstrip()[:-1] + b',"stream_options":{"include_usage":true}}'
+    options = {**(fields.stream_options or {}), "include_usage": True}
+    raw = _FIELDS.decode(body)
+    raw["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return msgspec.json.encode(raw)
 
 
 def with_model(body: bytes, *, model: str) -> bytes:

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
-from typing import NamedTuple, cast
+from typing import cast
 
-from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for
-from hostler.gateway.answers import Answer, error_answer, local_answer, public_answer
-from hostler.gateway.bodies import read_model
+from hostler.gateway.answers import Answer, error_answer
 from hostler.gateway.exchange import Exchange
-from hostler.gateway.framing import ChunkedDecoder
 from hostler.gateway.front import Front
+from hostler.gateway.intake import Intake
+from hostler.gateway.opening import Admitted, admit, open_streamed, open_whole, reads_whole_body
 from hostler.gateway.refusals import HeadersTooLarge, RequestTimeout, malformed
-from hostler.gateway.request import MAX_HEAD_BYTES, Request, read_request
-from hostler.gateway.routing import Kind, Route, find_route
-from hostler.gateway.table import Endpoint
+from hostler.gateway.request import MAX_HEAD_BYTES, Head, Request
 from hostler.gateway.upstream import RESET_ON_CLOSE
-from hostler.spec.errors import HostlerError, NotFound, TooLarge, Unavailable
-from hostler.spec.snapshot import KeyGrant
+from hostler.spec.errors import HostlerError, TooLarge, Unavailable
 
 _TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
 _LAST_LINE_BREAK = 0x0D
 _HEADS_PER_TURN = 32
-_COLLECTED_BYTES = 64 * 1024
-"""A body of this size or less is read whole although its path says where it goes: it can then be sent again, and so go
-out on a kept-alive connection."""
+_COUNTED_BYTES = 4096
+"""Bodies up to this size are not worth counting among those that are kept."""
 _GONE = frozenset({7, 8})
 """`tcpi_state` of a connection whose other end is gone: CLOSE and CLOSE_WAIT of the kernel's `tcp_states.h`."""
 
 
-_NONE = Request()
-
-
-class _Collecting(NamedTuple):
-    """A request whose body is read before it is routed."""
-
-    request: Request
-    route: Route
-    grant: KeyGrant
-    body: bytearray
-    since: float
+_NONE = Request(Head(), b"")
 
 
 class Connection(asyncio.Protocol):
     """Implements `exchange.Client` and `front.Swept`.
 
     `_request` is the request under way, `_NONE` between requests; `_body_open` says that bytes of its body are still to
-    come. Bytes after it wait in `_pending`.
+    come, which `_intake` takes. Bytes after it wait in `_pending`.
     """
 
     __slots__ = (
@@ -58,14 +42,12 @@ class Connection(asyncio.Protocol):
         "_body_open",
         "_closing",
         "_collected_bytes",
-        "_collecting",
-        "_decoder",
         "_exchange",
         "_front",
         "_full_since",
         "_head_since",
         "_held",
-        "_left",
+        "_intake",
         "_lingering",
         "_pending",
         "_reading",
@@ -82,10 +64,8 @@ class Connection(asyncio.Protocol):
         self._pending = b""
         self._request = _NONE
         self._exchange: Exchange | None = None
-        self._collecting: _Collecting | None = None
+        self._intake: Intake | None = None
         self._collected_bytes = 0
-        self._decoder: ChunkedDecoder | None = None
-        self._left = 0
         self._body_open = False
         self._held = False
         self._reading = True
@@ -152,7 +132,7 @@ class Connection(asyncio.Protocol):
     @property
     def closing(self) -> bool:
         """Whether the connection ends with the answer to the request under way."""
-        return self._front.draining or self._request is _NONE or not self._request.keep_alive
+        return self._front.draining or self._request is _NONE or not self._request.head.keep_alive
 
     @property
     def full(self) -> bool:
@@ -168,7 +148,8 @@ class Connection(asyncio.Protocol):
 
     def answered(self, *, close: bool) -> None:
         self._exchange = None
-        self._forget_body()
+        if self._collected_bytes:
+            self._forget_body()
         if self._body_open:
             self._linger()
         elif close or self._front.draining:
@@ -183,7 +164,7 @@ class Connection(asyncio.Protocol):
                 self._settle_reading()
 
     def refuse(self, error: HostlerError) -> None:
-        self._answer(error_answer(error, path=self._request.path))
+        self._answer(error_answer(error, path=self._request.head.path))
 
     def cut(self, *, reset: bool) -> None:
         self._exchange = None
@@ -217,7 +198,7 @@ class Connection(asyncio.Protocol):
                 self._refuse_head(RequestTimeout(f"The request's headers took longer than {limits.head_s:g} seconds."))
             elif self._head_since is None and now - self._since > (limits.idle_s if self._spoken else limits.head_s):
                 self._close()
-        elif self._collecting is not None and now - self._collecting.since > limits.collect_s:
+        elif self._intake is not None and self._intake.collects and now - self._intake.since > limits.collect_s:
             self._give_up_body(RequestTimeout(f"The whole body did not come within {limits.collect_s:g} seconds."))
         elif not self._reading and self._peer_gone():
             self.abort()
@@ -261,129 +242,103 @@ class Connection(asyncio.Protocol):
         elif data and self._head_since is None:
             self._head_since = self._front.now
 
-    def _begin(self, head: bytes) -> None:
+    def _begin(self, data: bytes) -> None:
+        """Answer the request whose head is `data`, or go as far as what there is of its body allows."""
+        front = self._front
         try:
-            request = read_request(head, fallback_id=self._front.next_id())
+            head = front.heads.read(data)
         except HostlerError as error:
             self._refuse_head(error)
             return
-        self._request = request
-        self._body_open = request.has_body
-        self._left = request.content_length
-        self._decoder = ChunkedDecoder() if request.chunked else None
+        request = self._request = Request(head, head.asked_id or front.next_id())
+        body: bytes | None = b""
+        if head.has_body:
+            pending, length = self._pending, head.content_length
+            if not head.chunked and len(pending) >= length:
+                body, self._pending = pending[:length], pending[length:]
+            else:
+                body, self._body_open = None, True
         try:
-            self._open(request)
+            admitted = admit(request, front=front)
+            if isinstance(admitted, Answer):
+                self._answer(admitted)
+            elif body is None:
+                self._take_in(request, admitted)
+            else:
+                self._go_on(request, admitted, body)
         except HostlerError as error:
             self.refuse(error)
-            return
-        if self._body_open and self._request is request and self._pending:
-            data, self._pending = self._pending, b""
-            self._receive(data)
 
-    def _open(self, request: Request) -> None:
-        """Admit the request and begin its answer, or the reading of its body. Raises `HostlerError`."""
-        front = self._front
-        table = front.table
-        route = find_route(request.path, method=request.method)
-        if route.public:
-            self._answer(public_answer(route.kind, table=table, draining=front.draining))
-            return
-        grant = authenticate(request.credential, table=table, now=time.time())
-        if route.kind is Kind.PASS:
-            endpoint = endpoint_for(route.name, grant=grant, table=table)
-            if self._decoder is None and self._left <= _COLLECTED_BYTES:
-                self._collect(request, route, grant)
-            else:
-                self._pass(request, route, grant, endpoint, body=None)
-        elif route.kind in (Kind.OPENAI, Kind.OIP_INDEX):
-            self._collect(request, route, grant)
+    def _go_on(self, request: Request, admitted: Admitted, body: bytes) -> None:
+        """Answer the request, whose body is whole. Raises `HostlerError`."""
+        if len(body) > _COUNTED_BYTES and not self._collected_bytes:
+            if len(body) > self._front.limits.max_body_bytes:
+                raise self._too_large()
+            self._count_body(len(body))
+        opened = open_whole(self, request, admitted, body, front=self._front)
+        if isinstance(opened, Answer):
+            self._answer(opened)
         else:
-            self._answer(local_answer(route, grant=grant, table=table))
-
-    def _pass(self, request: Request, route: Route, grant: KeyGrant, endpoint: Endpoint, *, body: bytes | None) -> None:
-        check_protocol(endpoint, route, path=request.path)
-        if endpoint.external:
-            raise NotFound(
-                f"{endpoint.name!r} is served by a provider, which only takes OpenAI's paths.",
-                hint=f'Use /v1/... with "model": "{endpoint.name}".',
-                code="wrong_protocol",
-            )
-        target = request.target[route.target_from :]
-        if not target.startswith("/"):
-            target = "/" + target
-        if route.target_from:
-            check_path(target.partition("?")[0], method=request.method, grant=grant, endpoint=endpoint)
-        self._exchange = Exchange(self, request, front=self._front, endpoint=endpoint, target=target, body=body)
-        self._exchange.start()
-        if body is None:
-            self._invite(request)
+            self._exchange = opened
+            opened.start()
 
     # Bodies.
 
-    def _collect(self, request: Request, route: Route, grant: KeyGrant) -> None:
-        """Read the body before routing by it."""
-        if not self._body_open:
-            self._route_body(request, route, grant, b"")
-        elif request.content_length > self._front.limits.max_body_bytes:
+    def _take_in(self, request: Request, admitted: Admitted) -> None:
+        """Begin to read a body that is not there yet, or not whole. Raises `HostlerError`."""
+        front, head = self._front, request.head
+        collects = reads_whole_body(head, admitted, front=front)
+        if collects and head.content_length > front.limits.max_body_bytes:
             raise self._too_large()
-        elif self._decoder is None and len(self._pending) >= self._left:
-            body, self._pending = self._pending[: self._left], self._pending[self._left :]
-            self._body_open = False
-            self._count_body(len(body))
-            self._route_body(request, route, grant, body)
-        else:
-            self._collecting = _Collecting(request, route, grant, bytearray(), self._front.now)
-            self._invite(request)
-
-    def _invite(self, request: Request) -> None:
-        if request.expects_continue and self._body_open and not self._pending:
+        self._intake = Intake(head, admitted, collects=collects, now=front.now)
+        if not collects:
+            self._exchange = open_streamed(self, request, admitted, front=front)
+            self._exchange.start()
+        if self._pending:
+            data, self._pending = self._pending, b""
+            self._receive(data)
+        elif head.expects_continue:
             self._transport.write(_CONTINUE)
 
     def _receive(self, data: bytes) -> None:
         """Take the body's part of `data`; what follows it waits."""
-        decoder = self._decoder
-        if decoder is None:
-            pieces = [data[: self._left]] if self._left < len(data) else [data]
-            self._left -= len(pieces[0])
-            self._body_open = self._left > 0
-            rest = data[len(pieces[0]) :]
-        else:
-            try:
-                pieces = decoder.feed(data)
-            except HostlerError as error:
-                self._give_up_body(error)
-                return
-            self._body_open = not decoder.finished
-            rest = decoder.rest
-        self._pending = rest
-        self._take(pieces)
+        intake = self._intake
+        if intake is None:
+            return
+        try:
+            pieces, self._pending = intake.feed(data)
+        except HostlerError as error:
+            self._give_up_body(error)
+            return
+        self._body_open = intake.open
+        self._take(intake, pieces)
         self._settle_reading()
 
-    def _take(self, pieces: list[bytes]) -> None:
-        exchange, collecting = self._exchange, self._collecting
-        if exchange is not None:
-            for piece in pieces:
-                exchange.body_piece(piece)
-            if not self._body_open:
-                exchange.body_end()
-        elif collecting is not None:
+    def _take(self, intake: Intake, pieces: list[bytes]) -> None:
+        if not intake.open:
+            self._intake = None
+        if intake.collects:
             try:
-                self._add_to_body(collecting, pieces)
+                self._add_to_body(intake, pieces)
             except HostlerError as error:
-                self._collecting = None
+                self._intake = None
                 self.refuse(error)
+        elif self._exchange is not None:
+            for piece in pieces:
+                self._exchange.body_piece(piece)
+            if not intake.open:
+                self._exchange.body_end()
 
-    def _add_to_body(self, collecting: _Collecting, pieces: list[bytes]) -> None:
-        """Keep a body's next bytes, and route it once it is whole. Raises `HostlerError`."""
-        request, route, grant, body, _ = collecting
+    def _add_to_body(self, intake: Intake, pieces: list[bytes]) -> None:
+        """Keep a body's next bytes, and go on once it is whole. Raises `HostlerError`."""
         self._count_body(sum(map(len, pieces)))
+        body = intake.body
         for piece in pieces:
             body += piece
         if len(body) > self._front.limits.max_body_bytes:
             raise self._too_large()
-        if not self._body_open:
-            self._collecting = None
-            self._route_body(request, route, grant, bytes(body))
+        if not intake.open:
+            self._go_on(self._request, intake.admitted, bytes(body))
 
     def _count_body(self, size: int) -> None:
         """Count bytes that are kept until `_forget_body`. Raises `Unavailable` if the worker keeps too many."""
@@ -397,21 +352,6 @@ class Connection(asyncio.Protocol):
         self._front.collected_bytes -= self._collected_bytes
         self._collected_bytes = 0
 
-    def _route_body(self, request: Request, route: Route, grant: KeyGrant, body: bytes) -> None:
-        """Answer the request, whose body is whole. Raises `HostlerError`."""
-        front = self._front
-        if route.kind is Kind.OIP_INDEX:
-            self._answer(local_answer(route, grant=grant, table=front.table, body=body))
-            return
-        name = route.name if route.kind is Kind.PASS else read_model(body)
-        endpoint = endpoint_for(name, grant=grant, table=front.table)
-        if route.kind is Kind.PASS:
-            self._pass(request, route, grant, endpoint, body=body)
-            return
-        check_protocol(endpoint, route, path=request.path)
-        self._exchange = Exchange(self, request, front=front, endpoint=endpoint, target=request.target, body=body)
-        self._exchange.start()
-
     def _too_large(self) -> TooLarge:
         return TooLarge(
             f"The body is larger than {self._front.limits.max_body_bytes} bytes.",
@@ -420,7 +360,7 @@ class Connection(asyncio.Protocol):
 
     def _give_up_body(self, error: HostlerError) -> None:
         """The body is broken or does not come: refuse, unless an answer may be under way already."""
-        self._collecting = None
+        self._intake = None
         self._body_open = True
         if self._exchange is None:
             self.refuse(error)
@@ -435,23 +375,20 @@ class Connection(asyncio.Protocol):
     def _answer(self, answer: Answer) -> None:
         request = self._request
         self._exchange = None
-        if self._body_open and self._decoder is None and len(self._pending) >= self._left:
-            self._pending = self._pending[self._left :]
-            self._body_open = False
         close = self.closing or self._body_open
         self._transport.write(answer.render(request, close=close))
         self.answered(close=close)
 
     def _refuse_head(self, error: HostlerError) -> None:
         """Answer what could not be understood; nothing after it on the connection can be."""
-        request = self._request = Request()
-        request.id = self._front.next_id()
+        request = self._request = Request(Head(), self._front.next_id())
         self._transport.write(error_answer(error, path="/").render(request, close=True))
         self._linger()
 
     def _linger(self) -> None:
         """End our half and read on for a while: closing at once could destroy the answer before it is read."""
         self._lingering = True
+        self._intake = None
         self._pending = b""
         self._held = False
         self._since = self._front.now

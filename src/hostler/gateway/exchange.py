@@ -17,17 +17,19 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from hostler.decide.eject import is_failure
+from hostler.gateway.account import Account
 from hostler.gateway.affinity import prefix_key
 from hostler.gateway.bodies import with_model
-from hostler.gateway.framing import LAST_CHUNK, chunk
+from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.front import Front
-from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_head
+from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_start
+from hostler.gateway.metering import Meter
 from hostler.gateway.refusals import LoopDetected
-from hostler.gateway.request import Request
+from hostler.gateway.request import Request, SentHead
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
+from hostler.spec.usage import Outcome
 
 _JOINED_BYTES = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
@@ -74,6 +76,7 @@ class Exchange:
     """Implements `upstream.Taker`. `body` None streams: its pieces come by `body_piece` and `body_end`."""
 
     __slots__ = (
+        "_account",
         "_answer",
         "_body",
         "_body_ended",
@@ -81,9 +84,11 @@ class Exchange:
         "_client",
         "_close",
         "_connecting",
+        "_deployment",
         "_endpoint",
         "_front",
         "_heard",
+        "_meter",
         "_out",
         "_pool",
         "_request",
@@ -97,23 +102,34 @@ class Exchange:
     )
 
     def __init__(
-        self, client: Client, request: Request, *, front: Front, endpoint: Endpoint, target: str, body: bytes | None
+        self,
+        client: Client,
+        request: Request,
+        *,
+        front: Front,
+        endpoint: Endpoint,
+        account: Account,
+        target: str,
+        body: bytes | None,
     ) -> None:
-        self.method = request.method
+        self.method = request.head.method
         self._client = client
         self._request = request
         self._front = front
         self._endpoint = endpoint
+        self._account = account
         self._target = target
         self._body = body
         self._sent_body = body
         self._body_ended = body is not None
-        self._waiting_pieces: list[bytes] = []
+        self._waiting_pieces: list[bytes] | None = None
         self._tried: tuple[Pool, ...] = ()
+        self._deployment = ""
         self._pool: Pool | None = None
         self._upstream: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._answer: AnswerHead | None = None
+        self._meter: Meter | None = None
         self._chunked = False
         self._close = False
         self._out: list[bytes] = []
@@ -128,32 +144,39 @@ class Exchange:
     # What the client's connection calls.
 
     def start(self) -> None:
-        """Choose a target and send the request. Raises `Unavailable` if there is none."""
+        """Choose a target and send the request. Raises `RateLimited`, or `Unavailable` if there is no target."""
+        self._account.admit()
         endpoint = self._endpoint
-        pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=self._affinity(endpoint))
-        if pool is None:
-            raise Unavailable(
-                f"No replica of {endpoint.name!r} is ready.",
-                hint=endpoint.route.condition or None,
-                param="model",
-                code="no_ready_replica",
-            )
-        endpoint.retries.requests += 1
-        self._attempt(pool, fresh=self._body is None)
+        try:
+            pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=self._affinity(endpoint))
+            if pool is None:
+                raise Unavailable(
+                    f"No replica of {endpoint.name!r} is ready.",
+                    hint=endpoint.route.condition or None,
+                    param="model",
+                    code="no_ready_replica",
+                )
+            endpoint.retries.requests += 1
+            self._attempt(pool, fresh=self._body is None)
+        except HostlerError:
+            self._account.close("failed", status=0)
+            raise
 
     def body_piece(self, data: bytes) -> None:
         """A part of the streamed body."""
         self._heard = self._front.now
-        if self._upstream is None:
+        if self._upstream is not None:
+            self._upstream.write(chunk(data) if self._request.head.chunked else data)
+        else:
+            if self._waiting_pieces is None:
+                self._waiting_pieces = []
             self._waiting_pieces.append(data)
             self._client.hold_body(held=True)
-        else:
-            self._upstream.write(chunk(data) if self._request.chunked else data)
 
     def body_end(self) -> None:
         """The streamed body is whole."""
         self._body_ended = True
-        if self._upstream is not None and self._request.chunked:
+        if self._upstream is not None and self._request.head.chunked:
             self._upstream.write(LAST_CHUNK)
 
     def client_full(self, *, full: bool) -> None:
@@ -164,10 +187,7 @@ class Exchange:
 
     def cancel(self) -> None:
         """The client is gone: end the upstream's work at once. Idempotent."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        self._release(reusable=False)
+        self._cancel("aborted")
 
     def sweep(self, now: float) -> None:
         """Give up on an upstream that owes a byte and has been silent too long."""
@@ -177,7 +197,7 @@ class Exchange:
             return
         if self._pool is not None:
             self._pool.failed(now)
-        self.cancel()
+        self._cancel("failed")
         self._fail(
             DeadlineExceeded(
                 f"{self._who} has sent nothing for {silent_s:g} seconds.", param="model", code="upstream_timeout"
@@ -190,23 +210,21 @@ class Exchange:
         """Send the request, or what there is of it."""
         self._connecting = None
         self._upstream = upstream
-        self._heard = self._front.now
         if upstream.reused:
-            self._sent_at = asyncio.get_running_loop().time()
-        request, body, target = self._request, self._sent_body, self._target
-        pool = upstream.pool
-        provider = pool.external is not None
-        if provider:
-            target = pool.prefix + target.partition("?")[0].removeprefix("/v1")
-        length = len(body) if body is not None else None if request.chunked else request.content_length
-        head = upstream_head(request, target=target, lines=pool.lines, length=length, provider=provider)
+            self._sent_at = self._front.clock()
+        request, body, pool = self._request, self._sent_body, upstream.pool
+        head = request.head
+        length = len(body) if body is not None else None if head.chunked else head.content_length
+        sent = head.sent
+        if sent is None or sent.pool is not pool or sent.length != length:
+            sent = head.sent = SentHead(pool, length, self._start_of_head(pool, length))
         if body is None:
-            upstream.begin(self, head)
+            upstream.begin(self, b"%b%b\r\n\r\n" % (sent.start, request.id))
             self._send_waiting()
         elif len(body) <= _JOINED_BYTES:
-            upstream.begin(self, head + body)
+            upstream.begin(self, b"%b%b\r\n\r\n%b" % (sent.start, request.id, body))
         else:
-            upstream.begin(self, head)
+            upstream.begin(self, b"%b%b\r\n\r\n" % (sent.start, request.id))
             upstream.write(body)
 
     def not_connected(self, reason: str) -> None:
@@ -218,41 +236,93 @@ class Exchange:
         self._release(reusable=False)
         self._again(other, reason=reason)
 
-    def answer_head(self, head: AnswerHead) -> None:
+    def answer_whole(self, answer: AnswerHead, body: bytes, *, reusable: bool) -> None:
+        """Pass the answer on in one piece."""
+        if answer.refuses and self._begun_elsewhere():
+            return
+        if answer.events:
+            self.answer_head(answer)
+            self.answer_body(body)
+            self.answer_flush(ended=True, reusable=reusable)
+            return
+        self._answer = answer
+        account, client, request = self._account, self._client, self._request
+        close = client.closing
+        lines = account.lines
+        account.close_whole(answer, body, deployment=self._deployment)
+        if close or request.head.http_1_0:
+            data = client_head(answer, request, close=close, chunked=False, lines=lines) + body
+        else:
+            data = b"%b%bx-request-id: %b\r\n\r\n%b" % (answer.whole, lines, request.id, body)
+        client.write(data)
+        self._judge(answer)
+        self._release(reusable=reusable and self._body_ended)
+        client.answered(close=close)
+
+    def answer_head(self, answer: AnswerHead) -> None:
         """Prepare the client's head; it leaves with what else came in the same read."""
-        if head.status == 503 and self._begun_elsewhere(head):
+        if answer.refuses and self._begun_elsewhere():
             return
         request = self._request
-        bodied = head.has_body
-        self._answer = head
-        self._chunked = bodied and head.length is None and not request.http_1_0
-        self._close = self._client.closing or (bodied and head.length is None and request.http_1_0)
-        provider = self._pool is not None and self._pool.external is not None
-        self._out.append(client_head(head, request, close=self._close, chunked=self._chunked, provider=provider))
+        self._answer = answer
+        self._meter = self._account.begin(answer)
+        # An event that is kept from the client makes the body shorter than was announced.
+        shortened = self._meter is not None and self._meter.shortens
+        self._chunked = answer.has_body and (answer.length is None or shortened) and not request.head.http_1_0
+        self._close = self._client.closing or (answer.has_body and answer.length is None and request.head.http_1_0)
+        self._out.append(
+            client_head(answer, request, close=self._close, chunked=self._chunked, lines=self._account.lines)
+        )
 
     def answer_body(self, data: bytes) -> None:
         """A part of the answer."""
-        self._out.append(chunk(data) if self._chunked else data)
+        if self._meter is not None:
+            data = self._meter.take(data)
+        if data:
+            self._out.append(chunk(data) if self._chunked else data)
+
+    def answer_chunks(self, data: bytes, *, count: int) -> None:
+        """Whole chunks: if nothing in them matters here, they go on as they came."""
+        meter = self._meter
+        if self._chunked and (meter is None or meter.passes_raw(data, chunks=count)):
+            self._heard = self._front.now
+            if self._out:
+                self._out.append(data)
+                data = b"".join(self._out)
+                self._out.clear()
+            self._client.write(data)
+            return
+        decoder = ChunkedDecoder()
+        for piece in decoder.feed(data):
+            self.answer_body(piece)
+        self.answer_flush(ended=False, reusable=False)
 
     def answer_flush(self, *, ended: bool, reusable: bool) -> None:
         """Write what came in one read at once, and end if the answer is whole."""
         self._heard = self._front.now
         out = self._out
-        if ended and self._chunked:
-            out.append(LAST_CHUNK)
+        if ended:
+            held = self._meter.finish() if self._meter is not None else b""
+            if held:
+                out.append(chunk(held) if self._chunked else held)
+            if self._chunked:
+                out.append(LAST_CHUNK)
+            answer = self._answer
+            self._account.close("ok", status=answer.status if answer is not None else 0, deployment=self._deployment)
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
             self._client.write(data)
         if ended:
-            self._judge()
+            if self._answer is not None:
+                self._judge(self._answer)
             self._release(reusable=reusable and self._body_ended)
             self._client.answered(close=self._close)
 
     def upstream_lost(self, reason: str, *, unanswered: bool) -> None:
         """Send the request again if it was never taken up; else tell the client, or cut it off."""
         failed = self._pool
-        quick = asyncio.get_running_loop().time() - self._sent_at <= _STALE_WITHIN_S
+        quick = self._front.clock() - self._sent_at <= _STALE_WITHIN_S
         stale = unanswered and quick and self._upstream is not None and self._upstream.reused
         if stale:
             other = self._another()
@@ -274,22 +344,33 @@ class Exchange:
     def _attempt(self, pool: Pool, *, fresh: bool) -> None:
         if pool.full:
             raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
-        body, external = self._body, pool.external
-        if external is not None and hops(self._request) >= MAX_HOPS:
-            raise LoopDetected(
-                f"The external model {self._endpoint.name!r} leads back to itself, by way of {MAX_HOPS} gateways.",
-                hint="Give it the address and the model's name of another service.",
-                param="model",
-            )
-        self._sent_body = with_model(body, model=external.model) if external is not None and body is not None else body
+        external = pool.external
+        if external is not None:
+            if hops(self._request.head) >= MAX_HOPS:
+                raise LoopDetected(
+                    f"The external model {self._endpoint.name!r} leads back to itself, by way of {MAX_HOPS} gateways.",
+                    hint="Give it the address and the model's name of another service.",
+                    param="model",
+                )
+            if self._body is not None:
+                self._sent_body = with_model(self._body, model=external.model)
+        else:
+            self._sent_body = self._body
         self._tried += (pool,)
         self._pool = pool
+        self._deployment = pool.deployment
         pool.in_flight += 1
         upstream = None if fresh else pool.take()
         if upstream is None:
             self._connecting = pool.connect(self, timeout_s=self._front.limits.connect_s)
         else:
             self.connected(upstream)
+
+    def _start_of_head(self, pool: Pool, length: int | None) -> bytes:
+        target, provider = self._target, pool.external is not None
+        if provider:
+            target = pool.prefix + target.partition("?")[0].removeprefix("/v1")
+        return upstream_start(self._request.head, target=target, lines=pool.lines, length=length, provider=provider)
 
     def _affinity(self, endpoint: Endpoint) -> int | None:
         return prefix_key(self._body) if endpoint.sticky and self._body is not None else None
@@ -314,29 +395,27 @@ class Exchange:
         except HostlerError as error:
             self._fail(error)
 
-    def _begun_elsewhere(self, head: AnswerHead) -> bool:
+    def _begun_elsewhere(self) -> bool:
         """Whether a request that an engine has refused to begin is on its way to another replica."""
-        if self._body is None or not head.retry_after:
-            return False
-        pool = self._another()
+        pool = self._another() if self._body is not None else None
         if pool is None or pool.full or not self._endpoint.retries.allow(self._front.now):
             return False
         self._release(reusable=False)
         self._attempt(pool, fresh=True)
         return True
 
-    def _judge(self) -> None:
+    def _judge(self, answer: AnswerHead) -> None:
         """Tell the target's pool whether its answer, which is whole, speaks for it."""
-        pool, answer = self._pool, self._answer
-        if pool is None or answer is None:
+        pool = self._pool
+        if pool is None:
             return
-        if answer.status >= 500 and is_failure(answer.status, retry_after=answer.retry_after):
+        if answer.fails:
             pool.failed(self._front.now)
         else:
             pool.succeeded()
 
     def _send_waiting(self) -> None:
-        pieces, self._waiting_pieces = self._waiting_pieces, []
+        pieces, self._waiting_pieces = self._waiting_pieces or (), None
         self._client.hold_body(held=False)
         for piece in pieces:
             self.body_piece(piece)
@@ -351,8 +430,21 @@ class Exchange:
         if pool is not None:
             pool.finished()
 
+    def _cancel(self, outcome: Outcome) -> None:
+        """End the upstream's work, if there is any, and charge what was seen of it."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        worked = 200 if self._answer is None and self._upstream is not None and outcome == "aborted" else 0
+        answer = self._answer
+        self._release(reusable=False)
+        self._account.close(
+            outcome, status=answer.status if answer is not None else worked, deployment=self._deployment
+        )
+
     def _fail(self, error: HostlerError) -> None:
         answer = self._answer
+        self._account.close("failed", status=answer.status if answer is not None else 0, deployment=self._deployment)
         if answer is None:
             self._client.refuse(error)
         else:

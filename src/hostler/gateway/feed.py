@@ -16,10 +16,13 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.gateway.journal import Journal
+from hostler.gateway.shipping import PackedBatch, Shipper
 from hostler.gateway.snapshot_file import write_snapshot
 from hostler.settings import Settings
 from hostler.spec.errors import InvalidRequest
-from hostler.spec.snapshot import FeedMessage, Hello, Report, Snapshot
+from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot
+from hostler.spec.usage import UsageAck
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 REPORT_EVERY_S = 1.0
@@ -52,16 +55,26 @@ class Feed:
         version: Callable[[], int],
         apply: Callable[[Snapshot], bool],
         in_flight: Callable[[], dict[str, int]],
+        journal: Journal,
     ) -> None:
         self._gateway_id = gateway_id
         self._version = version
         self._apply = apply
         self._in_flight = in_flight
+        self._journal = journal
+        self._shipper = Shipper(journal)
         self._address = parse_feed(settings)
         self._token_file = settings.paths.feed_token
         self._snapshot_file = settings.paths.snapshot
         self._report_due = asyncio.Event()
+        self._refuses = settings.journal_full == "refuse"
         self._told = ""
+        self._connected = False
+
+    async def finish(self, *, timeout_s: float) -> None:
+        """Ship what is in the journal, if control takes it, for at most `timeout_s`."""
+        if self._connected:
+            await self._shipper.finish(timeout_s=timeout_s)
 
     def report_soon(self) -> None:
         """Send a report within 50 ms instead of with the next second; several calls make one report."""
@@ -90,17 +103,19 @@ class Feed:
                 reader, writer = await asyncio.open_unix_connection(str(self._address))
             else:
                 reader, writer = await asyncio.open_connection(*self._address)
-        reporting: asyncio.Task[None] | None = None
+        telling: list[asyncio.Task[None]] = []
         try:
             hello = Hello(gateway_id=self._gateway_id, token=self._token(), version=self._version())
             await _send(writer, hello)
-            reporting = asyncio.create_task(self._report(writer))
+            telling = [asyncio.create_task(self._report(writer)), asyncio.create_task(self._ship(writer))]
+            self._connected = True
             return await self._receive(reader)
         finally:
-            if reporting is not None:
-                reporting.cancel()
+            self._connected = False
+            for task in telling:
+                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, OSError, TimeoutError):
-                    await reporting
+                    await task
             writer.transport.abort()
 
     async def _receive(self, reader: asyncio.StreamReader) -> bool:
@@ -119,6 +134,9 @@ class Feed:
                 else:
                     self._tell("control is away; serving on, trying again")
                 return served
+            if isinstance(message, UsageAck):
+                self._shipper.acked(message.batch)
+                continue
             if not isinstance(message, Snapshot):
                 raise FeedBroken(f"a {type(message).__name__} instead of a snapshot")
             if not served:
@@ -145,9 +163,27 @@ class Feed:
                         await self._report_due.wait()
                     await asyncio.sleep(REPORT_SOON_S)
                 self._report_due.clear()
-                await _send(writer, Report(applied=self._version(), in_flight=self._in_flight()))
+                report = Report(applied=self._version(), in_flight=self._in_flight(), journal=self._journal_state())
+                await _send(writer, report)
         finally:
             writer.transport.abort()
+
+    async def _ship(self, writer: asyncio.StreamWriter) -> None:
+        """Send usage until the connection breaks, and break it if control does not take it."""
+
+        async def send(batch: PackedBatch) -> None:
+            await _send(writer, batch)
+
+        try:
+            await self._shipper.run(send)
+        except TimeoutError:
+            self._tell("control does not take the usage it is sent; connecting again")
+        finally:
+            writer.transport.abort()
+
+    def _journal_state(self) -> JournalState:
+        journal = self._journal
+        return JournalState(journal.used_bytes, journal.max_bytes, journal.lost, self._refuses and journal.failing)
 
     def _token(self) -> str:
         token = os.environ.get(TOKEN_VARIABLE)
@@ -177,7 +213,7 @@ def parse_feed(settings: Settings) -> Path | tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def _send(writer: asyncio.StreamWriter, message: FeedMessage) -> None:
+async def _send(writer: asyncio.StreamWriter, message: FeedMessage | PackedBatch) -> None:
     content = _ENCODER.encode(message)
     writer.write(len(content).to_bytes(4, "big") + content)
     async with asyncio.timeout(CONNECT_TIMEOUT_S):

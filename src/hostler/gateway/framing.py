@@ -17,6 +17,31 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+_SIZES = {b"%x" % size: size for size in range(1, 2048)} | {b"%X" % size: size for size in range(1, 2048)}
+
+
+def whole_chunks(data: bytes) -> int:
+    """How many chunks `data`, which starts where a chunk does, is: whole ones and nothing else, or else 0.
+
+    Such data may go on as it is: the chunks have no extensions, and sizes as this gateway writes them. 0 says nothing:
+    it may be anything that `ChunkedDecoder` has to look at.
+    """
+    position = 0
+    end = len(data)
+    count = 0
+    while position < end:
+        line = data.find(b"\r\n", position, position + 6)
+        size = _SIZES.get(data[position:line]) if line > 0 else None
+        if size is None:
+            return 0
+        position = line + 2 + size
+        if data[position : position + 2] != b"\r\n":
+            return 0
+        position += 2
+        count += 1
+    return count
+
+
 class ChunkedDecoder:
     """Takes the chunks off a body as it arrives. Trailers are checked for size and dropped.
 
@@ -61,6 +86,11 @@ class ChunkedDecoder:
         else:
             self._buffer = buffer[position:]
         return pieces
+
+    @property
+    def between_chunks(self) -> bool:
+        """Whether the next byte is the first of a chunk."""
+        return not (self._buffer or self._left or self._end_due or self.finished or self._trailer_bytes is not None)
 
     def _line(self, line: bytes) -> None:
         if self._end_due:

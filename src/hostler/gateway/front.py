@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from hostler.gateway.journal import Journal
+from hostler.gateway.limits import Limiter
+from hostler.gateway.request import HeadMemory
 from hostler.gateway.table import Pools, Table, empty_table
 from hostler.spec.snapshot import Snapshot
 
@@ -67,18 +71,41 @@ class Front:
     __slots__ = (
         "_counter",
         "_prefix",
+        "_record_prefix",
+        "clock",
         "collected_bytes",
         "connections",
         "draining",
         "draw",
+        "heads",
+        "journal",
+        "limiter",
         "limits",
         "now",
+        "open_accounts",
         "pools",
+        "refuses_unrecorded",
         "table",
     )
 
-    def __init__(self, *, limits: Limits, now: float, on_drained: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        now: float,
+        on_drained: Callable[[], None],
+        journal: Journal | None = None,
+        refuses_unrecorded: bool = False,
+    ) -> None:
+        """Without a `journal` nothing is recorded. `refuses_unrecorded` asks for a refusal once it is full."""
         self.limits = limits
+        self.clock = time.monotonic
+        self.journal = journal
+        self.refuses_unrecorded = refuses_unrecorded
+        self.limiter = Limiter()
+        self.heads = HeadMemory()
+        self.open_accounts = 0
+        """Requests that were admitted and are not settled: each may still need a record."""
         self.now = now
         """The loop's time at the last sweep: reading the clock for each chunk would cost more than it tells."""
         self.pools = Pools(on_drained=on_drained)
@@ -89,12 +116,18 @@ class Front:
         self.draining = False
         self.draw: Callable[[], float] = random.Random().random  # noqa: S311 - spreads load, keeps no secret
         self._prefix = b"req-" + secrets.token_hex(6).encode()
+        self._record_prefix = secrets.token_hex(8)
         self._counter = 0
 
     def next_id(self) -> bytes:
         """An `x-request-id` nobody else gives."""
         self._counter += 1
         return b"%b-%x" % (self._prefix, self._counter)
+
+    def next_record_id(self) -> str:
+        """The id of a usage record, unique over all workers, hosts and restarts, whatever a caller sends."""
+        self._counter += 1
+        return f"{self._record_prefix}-{self._counter:x}"
 
     def apply(self, snapshot: Snapshot) -> bool:
         """Serve from `snapshot` from the next request on; False, and nothing changes, unless it is newer."""
@@ -108,4 +141,5 @@ class Front:
         self.now = now
         for connection in tuple(self.connections):
             connection.sweep(now)
+        self.limiter.sweep(time.monotonic())
         self.pools.sweep(now, idle_s=self.limits.upstream_idle_s)

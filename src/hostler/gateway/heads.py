@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from hostler.gateway.request import Request
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from hostler.decide.eject import is_failure
+from hostler.gateway.request import Head, Request
 
 Headers = list[tuple[bytes, bytes]]
 
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+MAX_ANSWER_HEADERS = 256
+_LAST_STATUS = 599
+_MAX_LENGTH_DIGITS = 15
+_EVENTS = b"text/event-stream"
 _NO_BODY = frozenset({204, 304})
 
 _ANSWER_DROPPED = frozenset(
@@ -41,46 +48,109 @@ class UnusableAnswer(Exception):
 
 
 class AnswerHead:
-    """The head of an upstream's answer, as headers for the client and how its body ends.
+    """The head of an upstream's answer. It never changes, so equal heads may share one.
 
-    `length` is the body's announced bytes, `has_body` whether there is one (RFC 9112, 6.3); `until_close` says that
-    only the end of the connection ends it.
+    `start` is what the client is sent of it: the status line and the headers that pass. `length` is the body's
+    announced bytes, `has_body` whether there is one (RFC 9112, 6.3); `until_close` says that only the end of the
+    connection ends it. `events` says that the body is a stream of server-sent events. `fails` says that it speaks
+    against the upstream, `refuses` that the upstream has not begun the request and another may (`decide.eject`).
     """
 
-    __slots__ = ("chunked", "has_body", "headers", "length", "status", "until_close")
+    __slots__ = (
+        "chunked",
+        "events",
+        "fails",
+        "has_body",
+        "informational",
+        "keep_alive",
+        "length",
+        "refuses",
+        "start",
+        "status",
+        "until_close",
+        "whole",
+    )
 
-    @property
-    def retry_after(self) -> bool:
-        """Whether the answer says when to come back."""
-        return any(name == b"retry-after" for name, _ in self.headers)
-
-    def __init__(self, status: int, headers: Headers, *, method: str) -> None:
+    def __init__(
+        self, status: int, headers: Headers, *, method: str, version: str = "1.1", provider: bool = False
+    ) -> None:
         """The answer to a request of this method. Raises `UnusableAnswer`."""
+        if not 100 <= status <= _LAST_STATUS:
+            raise UnusableAnswer(f"the status {status}, which HTTP does not have")
+        if status == 101:
+            raise UnusableAnswer("a switch of protocols nobody asked for")
         self.status = status
-        self.length: bytes | None = None
+        self.informational = status < 200
+        self.length: int | None = None
         self.chunked = False
-        named: bytes = b""
+        self.events = False
+        options: set[bytes] = set()
         passed: Headers = []
-        for header in headers:
-            name, value = header
+        for name, value in headers:
             if name not in _ANSWER_DROPPED:
-                passed.append(header)
-            elif name == b"content-length":
-                self.length = value.strip(b" \t")
-            elif name == b"transfer-encoding":
-                if self.chunked or value.strip(b" \t").lower() != b"chunked":
-                    raise UnusableAnswer("a transfer coding other than chunked")
-                self.chunked = True
+                self.events |= name == b"content-type" and value.lstrip(b" \t").lower().startswith(_EVENTS)
+                passed.append((name, value))
             elif name == b"connection":
-                named += b"," + value
-        if named:
-            options = {option.strip(b" \t") for option in named.lower().split(b",")}
-            passed = [header for header in passed if header[0] not in options]
-        if self.chunked:
-            self.length = None
-        self.headers = passed
-        self.has_body = status not in _NO_BODY and method != "HEAD"
+                options |= {option.strip(b" \t") for option in value.lower().split(b",")}
+            else:
+                self._take_framing(name, value.strip(b" \t"))
+        if self.chunked and self.length is not None:
+            raise UnusableAnswer("both a length and a transfer coding")
+        dropped = options | _PROVIDER_DROPPED if provider else options
+        self.keep_alive = version == "1.1" and b"close" not in options
+        retry_after = any(name == b"retry-after" for name, _ in passed)
+        self.fails = is_failure(status, retry_after=retry_after)
+        self.refuses = status == 503 and retry_after and not self.events
+        self.has_body = status not in _NO_BODY and method != "HEAD" and not self.informational
         self.until_close = self.has_body and not self.chunked and self.length is None
+        lines = [b"%b: %b\r\n" % header for header in passed if header[0] not in dropped]
+        self.start = b"".join((status_line(status), *lines))
+        self.whole = self.start
+        """`start` with the length, where it is announced."""
+        if self.length is not None and status != 204:
+            self.whole += b"content-length: %d\r\n" % self.length
+
+    def _take_framing(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length":
+            if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or self.length not in (None, int(value)):
+                raise UnusableAnswer("a length that is not one number")
+            self.length = int(value)
+        elif name == b"transfer-encoding":
+            if self.chunked or value.lower() != b"chunked":
+                raise UnusableAnswer("a transfer coding other than chunked")
+            self.chunked = True
+
+
+class _AnswerParts:
+    """What httptools finds in the head of an answer."""
+
+    def __init__(self) -> None:
+        self.headers: Headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """httptools: a whole header."""
+        self.headers.append((name.lower(), value))
+
+
+def read_answer_head(data: bytes, *, method: str, provider: bool) -> AnswerHead:
+    """The head that is `data`, blank line included, answering `method`. Raises `UnusableAnswer`."""
+    parts = _AnswerParts()
+    parser = HttpResponseParser(parts)
+    try:
+        parser.feed_data(data)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError:
+        raise UnusableAnswer("what is not HTTP") from None
+    if len(parts.headers) > MAX_ANSWER_HEADERS:
+        raise UnusableAnswer("a head that is too large")
+    return AnswerHead(
+        parser.get_status_code(),
+        parts.headers,
+        method=method,
+        version=parser.get_http_version(),
+        provider=provider,
+    )
 
 
 def status_line(status: int) -> bytes:
@@ -88,55 +158,50 @@ def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Status\r\n" % status
 
 
-def hops(request: Request) -> int:
+def hops(head: Head) -> int:
     """How many gateways of this kind a request has passed on its way to a provider."""
-    for name, value in request.passed:
+    for name, value in head.passed:
         if name == HOPS and value.isdigit() and len(value) < 4:
             return int(value)
     return 0
 
 
-def upstream_head(request: Request, *, target: str, lines: bytes, length: int | None, provider: bool) -> bytes:
-    """The head an upstream is sent.
+def upstream_start(head: Head, *, target: str, lines: bytes, length: int | None, provider: bool) -> bytes:
+    """The head an upstream is sent, up to the request's id.
 
     `lines` are the upstream's own (Host, Authorization), `length` the bytes of the body: None for a chunked one, and
     no length is sent where neither the method nor the caller implies a body. A provider (`provider`) sees but a few
     of the caller's headers, an engine all that the caller may pass on.
     """
-    passed = request.passed
+    passed = head.passed
     if provider:
         passed = [header for header in passed if header[0] in _PROVIDER_SEES]
-    parts = [f"{request.method} {target} HTTP/1.1\r\n".encode("latin-1"), lines]
+    parts = [f"{head.method} {target} HTTP/1.1\r\n".encode("latin-1"), lines]
     if provider:
-        parts.append(b"%b: %d\r\n" % (HOPS, hops(request) + 1))
+        parts.append(b"%b: %d\r\n" % (HOPS, hops(head) + 1))
     parts += [b"%b: %b\r\n" % header for header in passed]
     if length is None:
         parts.append(b"transfer-encoding: chunked\r\n")
-    elif length or request.method in ("POST", "PUT", "PATCH"):
+    elif length or head.method in ("POST", "PUT", "PATCH"):
         parts.append(b"content-length: %d\r\n" % length)
-    parts += (b"x-request-id: ", request.id, b"\r\n\r\n")
+    parts.append(b"x-request-id: ")
     return b"".join(parts)
 
 
-def client_head(head: AnswerHead, request: Request, *, close: bool, chunked: bool, provider: bool) -> bytes:
-    """The head a client is answered: `chunked` if the body goes in chunks, `close` if the connection ends after it."""
-    passed = head.headers
-    if provider:
-        passed = [header for header in passed if header[0] not in _PROVIDER_DROPPED]
-    parts = [_STATUS_LINES.get(head.status) or status_line(head.status)]
-    parts += [b"%b: %b\r\n" % header for header in passed]
+def client_head(answer: AnswerHead, request: Request, *, close: bool, chunked: bool, lines: bytes = b"") -> bytes:
+    """The head a client is answered: `chunked` if the body goes in chunks, `close` if the connection ends after it.
+
+    `lines` are further headers, each with its CR LF.
+    """
+    if close or request.head.http_1_0:
+        lines += connection_line(request.head, close=close)
     if chunked:
-        parts.append(b"transfer-encoding: chunked\r\n")
-    elif head.length is not None and head.status != 204:
-        parts += (b"content-length: ", head.length, b"\r\n")
-    if close or request.http_1_0:
-        parts.append(connection_line(request, close=close))
-    parts += (b"x-request-id: ", request.id, b"\r\n\r\n")
-    return b"".join(parts)
+        return b"%btransfer-encoding: chunked\r\n%bx-request-id: %b\r\n\r\n" % (answer.start, lines, request.id)
+    return b"%b%bx-request-id: %b\r\n\r\n" % (answer.whole, lines, request.id)
 
 
-def connection_line(request: Request, *, close: bool) -> bytes:
+def connection_line(head: Head, *, close: bool) -> bytes:
     """The Connection header, where the version's default is not what happens."""
     if close:
         return b"connection: close\r\n"
-    return b"connection: keep-alive\r\n" if request.http_1_0 else b""
+    return b"connection: keep-alive\r\n" if head.http_1_0 else b""

@@ -41,6 +41,23 @@ class RequestTimeout(HostlerError):
     default_code = "request_timeout"
 
 
+class RateLimited(HostlerError):
+    """A caller's limit is reached: `limit` is whose and which (`key.rpm`), `wait_s` when to try again, None for never.
+
+    `kind` and `code` are those of OpenAI's API.
+    """
+
+    status = 429
+    exit_code = 5
+    kind = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, hint: str, param: str, limit: str, wait_s: float | None) -> None:
+        self.limit = limit
+        self.wait_s = wait_s
+        super().__init__(message, hint=hint, param=param)
+
+
 class WrongMethod(MethodNotAllowed):
     """A known path asked with a method it does not have; `allowed` goes into the `Allow` header."""
 

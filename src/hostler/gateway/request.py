@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -14,11 +16,13 @@ from hostler.gateway.refusals import (
     VersionUnsupported,
     malformed,
 )
+from hostler.gateway.routing import METHODS, Route
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
 MAX_URL_BYTES = 8 * 1024
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_KEPT_HEAD_BYTES = 2048
+_MOST_HEADS = 1024
 
 _METHOD_NAMES = {method.encode(): method for method in METHODS}
 _HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
@@ -45,34 +49,40 @@ _READ_HERE = _ONCE | _DROPPED | {b"connection", b"x-request-id"}
 """Headers that end at the gateway: framing, the hop's own, and the caller's credentials."""
 
 
-class Request:
-    """One request's head. `path` is as sent, without query; `target` is path and query as sent.
+class SentHead(NamedTuple):
+    """What the upstream `pool` is sent for a head and a body of `length` bytes, up to the request's id."""
 
-    `passed` are the headers an upstream may see, names in lower case: no framing, no hop-by-hop header, none that
-    `Connection` names, no credential.
+    pool: object
+    length: int | None
+    start: bytes
+
+
+class Head:
+    """The head of a request, read and checked. It never changes, so equal heads may share one.
+
+    `path` is as sent, without query; `target` is path and query as sent. `digest` is the sha256 of the API key,
+    `asked_id` a usable `x-request-id`. `passed` are the headers an upstream may see, names in lower case: no framing,
+    no hop-by-hop header, none that `Connection` names, no credential.
     """
 
     __slots__ = (
-        "_read",
-        "_repeated",
-        "_url",
+        "asked_id",
         "chunked",
         "content_length",
-        "credential",
+        "digest",
         "expects_continue",
+        "has_body",
         "http_1_0",
-        "id",
         "keep_alive",
         "method",
         "passed",
         "path",
+        "route",
+        "sent",
         "target",
     )
 
     def __init__(self) -> None:
-        self._read: dict[bytes, bytes] = {}
-        self._repeated: bytes | None = None
-        self._url = b""
         self.method = "GET"
         self.target = "/"
         self.path = "/"
@@ -80,15 +90,33 @@ class Request:
         self.keep_alive = True
         self.content_length = 0
         self.chunked = False
-        self.expects_continue = False
-        self.credential: bytes | None = None
-        self.id = b""
-        self.passed: list[tuple[bytes, bytes]] = []
-
-    @property
-    def has_body(self) -> bool:
+        self.has_body = False
         """Whether a body was announced, even an empty chunked one."""
-        return self.chunked or self.content_length > 0
+        self.expects_continue = False
+        self.digest: bytes | None = None
+        self.asked_id: bytes | None = None
+        self.passed: list[tuple[bytes, bytes]] = []
+        self.route: Route | None = None
+        """What the path asks for, once it was looked up."""
+        self.sent: SentHead | None = None
+        """What an upstream was last sent for this head."""
+
+
+class Request(NamedTuple):
+    """One request: its head, and the `x-request-id` that it goes by."""
+
+    head: Head
+    id: bytes
+
+
+class _HeadParts:
+    """What httptools finds in a head, and the checks on it."""
+
+    def __init__(self) -> None:
+        self._read: dict[bytes, bytes] = {}
+        self._repeated: bytes | None = None
+        self._url = b""
+        self.head = Head()
 
     def on_url(self, url: bytes) -> None:
         """httptools: a part of the request target."""
@@ -98,7 +126,7 @@ class Request:
         """httptools: a whole header."""
         name = name.lower()
         if name not in _READ_HERE:
-            self.passed.append((name, value))
+            self.head.passed.append((name, value))
             return
         read = self._read
         if name not in read:
@@ -108,57 +136,60 @@ class Request:
             if name in _ONCE:
                 self._repeated = name
 
-    def settle(self, *, method: bytes, version: str, fallback_id: bytes) -> None:
+    def settle(self, *, method: bytes, version: str) -> None:
         """Read what the headers say. Raises `HostlerError` for whatever cannot be served safely."""
-        read = self._read
+        read, head = self._read, self.head
         if version != "1.1":
             if version != "1.0":
                 raise VersionUnsupported(f"HTTP/{version} is not spoken here.", hint="Use HTTP/1.1.")
-            self.http_1_0 = True
-        if len(self.passed) + len(read) > MAX_HEADERS:
+            head.http_1_0 = True
+        if len(head.passed) + len(read) > MAX_HEADERS:
             raise HeadersTooLarge(f"The request has more than the {MAX_HEADERS} headers that are allowed.")
         if self._repeated is not None:
             raise malformed(f"the header {self._repeated.decode()} is there twice")
-        if b"transfer-encoding" in read or b"expect" in read:
-            self._settle_uncommon_framing(read)
-        elif (length := read.get(b"content-length")) is not None:
-            self.content_length = _content_length(length)
+        self._settle_framing(read)
         connection = read.get(b"connection")
         if connection is not None:
             self._settle_connection(connection)
         else:
-            self.keep_alive = not self.http_1_0
-        self.credential = _credential(read)
+            head.keep_alive = not head.http_1_0
+        credential = _credential(read)
+        if credential is not None:
+            head.digest = hashlib.sha256(credential).digest()
         asked_id = read.get(b"x-request-id")
-        self.id = asked_id if asked_id is not None and _REQUEST_ID.fullmatch(asked_id) else fallback_id
+        if asked_id is not None and _REQUEST_ID.fullmatch(asked_id):
+            head.asked_id = asked_id
         host = read.get(b"host")
-        if not (self.http_1_0 if host is None else _HOST.fullmatch(host)):
+        if not (head.http_1_0 if host is None else _HOST.fullmatch(host)):
             raise malformed("the Host header is missing or not a host")
         known = _METHOD_NAMES.get(method)
         if known is None:
             raise MethodUnknown(f"The method {method.decode('ascii', 'replace')} is not served here.")
-        self.method = known
+        head.method = known
         self._settle_target()
 
-    def _settle_uncommon_framing(self, read: dict[bytes, bytes]) -> None:
+    def _settle_framing(self, read: dict[bytes, bytes]) -> None:
+        head = self.head
         length = read.get(b"content-length")
         coding = read.get(b"transfer-encoding")
         if coding is not None:
-            if length is not None or self.http_1_0 or coding.lower() != b"chunked":
+            if length is not None or head.http_1_0 or coding.lower() != b"chunked":
                 raise malformed("Transfer-Encoding must be 'chunked' and stand alone")
-            self.chunked = True
+            head.chunked = True
         elif length is not None:
-            self.content_length = _content_length(length)
+            head.content_length = _content_length(length)
+        head.has_body = head.chunked or head.content_length > 0
         expected = read.get(b"expect")
         if expected is not None:
             if expected.lower() != b"100-continue":
                 raise ExpectationFailed("Only 'Expect: 100-continue' is understood.")
-            self.expects_continue = not self.http_1_0
+            head.expects_continue = not head.http_1_0
 
     def _settle_connection(self, connection: bytes) -> None:
+        head = self.head
         options = {option.strip(b" \t") for option in connection.lower().split(b",")}
-        self.keep_alive = b"close" not in options and (not self.http_1_0 or b"keep-alive" in options)
-        self.passed = [header for header in self.passed if header[0] not in options]
+        head.keep_alive = b"close" not in options and (not head.http_1_0 or b"keep-alive" in options)
+        head.passed = [header for header in head.passed if header[0] not in options]
 
     def _settle_target(self) -> None:
         if len(self._url) > MAX_URL_BYTES:
@@ -172,28 +203,49 @@ class Request:
             target = rest[slash:] if slash >= 0 else "/"
         if "#" in target:
             raise malformed("the request target has a fragment")
-        self.target = target
-        self.path = path = target.partition("?")[0] if "?" in target else target
+        self.head.target = target
+        self.head.path = path = target.partition("?")[0] if "?" in target else target
         if "/.." in path and ".." in path.split("/"):
             raise malformed("the path has '..' in it")
 
 
-def read_request(head: bytes, *, fallback_id: bytes) -> Request:
-    """The request whose head, blank line included, is `head`. Raises `HostlerError` if it is not to be served.
-
-    `fallback_id` is its `x-request-id` unless it brings one of 1 to 128 plain characters.
-    """
-    request = Request()
-    parser = HttpRequestParser(request)
+def read_head(data: bytes) -> Head:
+    """The head that is `data`, blank line included. Raises `HostlerError` if it is not to be served."""
+    parts = _HeadParts()
+    parser = HttpRequestParser(parts)
     try:
-        parser.feed_data(head)
+        parser.feed_data(data)
     except HttpParserUpgrade:
         # A server may ignore an offer to upgrade (RFC 9110, 7.8); CONNECT ends here too and fails as a method.
         pass
     except HttpParserError as error:
         raise malformed(str(error) or "it cannot be parsed") from None
-    request.settle(method=parser.get_method(), version=parser.get_http_version(), fallback_id=fallback_id)
-    return request
+    parts.settle(method=parser.get_method(), version=parser.get_http_version())
+    return parts.head
+
+
+class HeadMemory:
+    """Heads that were read before: a client that keeps its connection sends the same one again and again.
+
+    Bounded: past `_MOST_HEADS` heads, all are forgotten. Heads above `_KEPT_HEAD_BYTES` are not kept.
+    """
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> Head:
+        """As `read_head`."""
+        heads = self._heads
+        head = heads.get(data)
+        if head is None:
+            head = read_head(data)
+            if len(data) <= _KEPT_HEAD_BYTES:
+                if len(heads) >= _MOST_HEADS:
+                    heads.clear()
+                heads[data] = head
+        return head
 
 
 def _content_length(value: bytes) -> int:

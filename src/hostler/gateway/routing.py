@@ -6,9 +6,9 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from hostler.gateway.refusals import WrongMethod
-from hostler.gateway.request import METHODS
 from hostler.spec.errors import NotFound
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _READ = ("GET", "HEAD")
 _SUBMIT = ("POST",)
 

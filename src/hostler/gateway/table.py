@@ -144,13 +144,14 @@ class Table:
     __slots__ = ("endpoints", "keys", "loaded", "version")
 
     def __init__(
-        self, *, version: int = 0, loaded: bool = False, endpoints: dict[str, Endpoint], keys: dict[str, KeyGrant]
+        self, *, version: int = 0, loaded: bool = False, endpoints: dict[str, Endpoint], keys: dict[bytes, KeyGrant]
     ) -> None:
         self.version = version
         self.loaded = loaded
         """Whether it comes from a snapshot; the table of a worker that has seen none is empty and not loaded."""
         self.endpoints = endpoints
         self.keys = keys
+        """Grants by the sha256 of their keys."""
 
 
 class Pools:
@@ -197,7 +198,7 @@ class Pools:
             version=snapshot.version,
             loaded=True,
             endpoints=endpoints,
-            keys={grant.digest: grant for grant in snapshot.keys},
+            keys={bytes.fromhex(grant.digest): grant for grant in snapshot.keys},
         )
 
     def in_flight(self) -> dict[str, int]:

@@ -12,20 +12,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
-
-from hostler.gateway.heads import AnswerHead, UnusableAnswer
+from hostler.gateway.framing import ChunkedDecoder, whole_chunks
+from hostler.gateway.heads import AnswerHead, UnusableAnswer, read_answer_head
 from hostler.gateway.health import Watched
 from hostler.gateway.targets import address_of
+from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
 
 MAX_CONNECTIONS = 4096
 """To one target; a request that would need one more is refused."""
 MAX_IDLE = 256
 MAX_HEAD_BYTES = 64 * 1024
-"""Of an answer's head, the informational ones before it included; and of what may come between two parts of a body."""
-MAX_HEADERS = 256
-_LAST_STATUS = 599
+"""Of an answer's head, the informational ones before it included."""
+_START = b"HTTP/1."
+_HEAD_END = b"\r\n\r\n"
+_MOST_HEADS = 64
+_KEPT_HEAD_BYTES = 1024
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: closing sends a reset."""
 
@@ -42,9 +44,16 @@ class Taker(Protocol):
     def not_connected(self, reason: str) -> None:
         """It could not be made."""
 
-    def answer_head(self, head: AnswerHead) -> None: ...
+    def answer_whole(self, answer: AnswerHead, body: bytes, *, reusable: bool) -> None:
+        """The whole answer came in one read."""
 
-    def answer_body(self, data: bytes) -> None: ...
+    def answer_head(self, answer: AnswerHead) -> None: ...
+
+    def answer_body(self, data: bytes) -> None:
+        """A part of the body, without its framing."""
+
+    def answer_chunks(self, data: bytes, *, count: int) -> None:
+        """All that came in one read: `count` whole chunks, framed as `framing.chunk` frames them."""
 
     def answer_flush(self, *, ended: bool, reusable: bool) -> None:
         """All that arrived in one read has been told; `ended` if the answer is whole."""
@@ -57,56 +66,52 @@ class Taker(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection to a target. Bytes that come while nobody uses it end it: they would answer the next request."""
+    """One connection to a target. Bytes that come while nobody uses it end it: they would answer the next request.
+
+    `answer` is the head of the answer under way, `_pending` what came of a head that is not whole, `_left` the bytes
+    that a body of announced length still lacks, `_decoder` takes the chunks off one without.
+    """
 
     __slots__ = (
-        "_barren",
-        "_headers",
+        "_decoder",
         "_held",
-        "_informational",
-        "_parser",
+        "_left",
+        "_passed_over",
+        "_pending",
         "_taker",
         "_transport",
         "answer",
-        "answered",
         "closed",
         "idle_since",
-        "overrun",
         "pool",
         "received",
-        "reusable",
         "reused",
     )
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._taker: Taker | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._informational = False
-        self._barren = 0
         self.closed = False
         self._held = False
         self.reused = False
         self.idle_since: float | None = None
-        self._reset()
-
-    def _reset(self) -> None:
-        self._barren = 0
+        self._pending = b""
+        self._passed_over = 0
+        self._left = 0
+        self._decoder: ChunkedDecoder | None = None
         self.answer: AnswerHead | None = None
-        self.answered = False
-        self.overrun = False
         self.received = False
-        self.reusable = False
 
     # What a taker calls.
 
     def begin(self, taker: Taker, data: bytes) -> None:
         """Use the connection for one request, whose first bytes are `data`."""
         self._taker = taker
-        self._reset()
-        self.write(data)
+        self.answer = None
+        self.received = False
+        if self._transport is not None and not self.closed:
+            self._transport.write(data)
 
     def write(self, data: bytes) -> None:
         """Send more of the request; ignored once the connection is lost (the taker is told)."""
@@ -162,44 +167,19 @@ class UpstreamConnection(asyncio.Protocol):
             return
         self.received = True
         try:
-            self._feed(data)
+            answer = self.answer
+            if answer is None:
+                self._read_head(data, taker)
+            else:
+                self._read_body(data, answer, taker)
         except UnusableAnswer as error:
             self._lose(f"it sent {error}")
-            return
-        except HttpParserCallbackError as error:
-            if not isinstance(error.__context__, UnusableAnswer):
-                raise
-            self._lose(f"it sent {error.__context__}")
-            return
-        except HttpParserError:
-            if not self.answered:
-                self._lose("it sent what is not HTTP")
-                return
-            self.overrun = True
-        if self._taker is taker:
-            taker.answer_flush(ended=self.answered, reusable=self.reusable and not self.overrun)
-
-    def _feed(self, data: bytes) -> None:
-        """Parse `data`. Raises `UnusableAnswer` if too much has come that is neither a whole head nor body.
-
-        The parser keeps a header until it is whole, however long it gets, so it is given no more than may be kept.
-        """
-        if self.answer is None and self._barren + len(data) > MAX_HEAD_BYTES:
-            room = MAX_HEAD_BYTES - self._barren
-            self._barren = MAX_HEAD_BYTES
-            self._parser.feed_data(data[:room])
-            if self.answer is None:
-                raise UnusableAnswer("a head that is too large")
-            data = data[room:]
-        self._barren += len(data)
-        self._parser.feed_data(data)
-        if self._barren > MAX_HEAD_BYTES and not self.answered:
-            raise UnusableAnswer("too much between two parts of its body")
+        except InvalidRequest:
+            self._lose("it sent a chunked body that is not HTTP")
 
     def eof_received(self) -> None:
         taker = self._taker
         if taker is not None and self.answer is not None and self.answer.until_close:
-            self.answered = True
             taker.answer_flush(ended=True, reusable=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -221,47 +201,72 @@ class UpstreamConnection(asyncio.Protocol):
         if taker is not None:
             taker.upstream_lost(reason, unanswered=not self.received)
 
-    # What the parser calls.
+    # Reading an answer.
 
-    def on_message_begin(self) -> None:
-        if self.answered:
-            self.overrun = True
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self.answer is None:
-            self._headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        headers, self._headers = self._headers, []
-        if self.overrun or self._taker is None:
+    def _read_head(self, data: bytes, taker: Taker) -> None:
+        """Take the head off `data`, and read on. Raises `UnusableAnswer`."""
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        while True:
+            end = data.find(_HEAD_END) + len(_HEAD_END)
+            if end < len(_HEAD_END) or end + self._passed_over > MAX_HEAD_BYTES:
+                self._check_partial(data)
+                self._pending = data
+                return
+            answer = self.pool.read_head(data[:end], method=taker.method)
+            if not answer.informational:
+                break
+            self._passed_over += end
+            data = data[end:]
+        self._passed_over = 0
+        length = answer.length
+        if not answer.has_body or length == len(data) - end:
+            reusable = answer.keep_alive and (answer.has_body or end == len(data))
+            self.answer = answer
+            taker.answer_whole(answer, data[end:] if answer.has_body else b"", reusable=reusable)
             return
-        if len(headers) > MAX_HEADERS:
+        self.answer = answer
+        self._decoder = ChunkedDecoder() if answer.chunked else None
+        self._left = length or 0
+        taker.answer_head(answer)
+        if self._taker is not taker:
+            return
+        if end < len(data):
+            self._read_body(data[end:], answer, taker)
+        elif length == 0:
+            taker.answer_flush(ended=True, reusable=answer.keep_alive)
+        else:
+            taker.answer_flush(ended=False, reusable=False)
+
+    def _check_partial(self, data: bytes) -> None:
+        """Raise `UnusableAnswer` if `data` cannot become a head that is taken."""
+        if len(data) + self._passed_over > MAX_HEAD_BYTES:
             raise UnusableAnswer("a head that is too large")
-        status = self._parser.get_status_code()
-        if not 100 <= status <= _LAST_STATUS:
-            raise UnusableAnswer(f"the status {status}, which HTTP does not have")
-        self._informational = status < 200
-        if self._informational:
-            if status == 101:
-                raise UnusableAnswer("a switch of protocols nobody asked for")
-            return
-        self._barren = 0
-        self.answer = AnswerHead(status, headers, method=self._taker.method)
-        self._taker.answer_head(self.answer)
-        if not self.answer.has_body:
-            # The parser cannot be told that an answer to HEAD has no body, so the connection ends with it.
-            self.answered = True
+        if data[: len(_START)] != _START[: len(data)]:
+            raise UnusableAnswer("what is not HTTP")
 
-    def on_body(self, data: bytes) -> None:
-        self._barren = 0
-        if self._taker is not None and not self.answered:
-            self._taker.answer_body(data)
-
-    def on_message_complete(self) -> None:
-        if self._informational or self.overrun or self._taker is None:
-            return
-        self.answered = True
-        self.reusable = self._taker.method != "HEAD" and self._parser.should_keep_alive()
+    def _read_body(self, data: bytes, answer: AnswerHead, taker: Taker) -> None:
+        """Pass `data` on as the body's next bytes. Raises `UnusableAnswer` or `InvalidRequest`."""
+        decoder = self._decoder
+        if decoder is not None:
+            if decoder.between_chunks and (count := whole_chunks(data)):
+                taker.answer_chunks(data, count=count)
+                return
+            for piece in decoder.feed(data):
+                taker.answer_body(piece)
+            ended, overrun = decoder.finished, bool(decoder.rest)
+        elif answer.length is not None:
+            overrun = len(data) > self._left
+            if overrun:
+                data = data[: self._left]
+            self._left -= len(data)
+            ended = self._left == 0
+            taker.answer_body(data)
+        else:
+            ended = overrun = False
+            taker.answer_body(data)
+        if self._taker is taker:
+            taker.answer_flush(ended=ended, reusable=answer.keep_alive and not overrun)
 
 
 class Pool(Watched):
@@ -273,9 +278,11 @@ class Pool(Watched):
 
     __slots__ = (
         "_connections",
+        "_heads",
         "_idle",
         "_on_drained",
         "_tls",
+        "deployment",
         "external",
         "host",
         "in_flight",
@@ -298,12 +305,27 @@ class Pool(Watched):
         self.retired = False
         self.external: ExternalTarget | None = None
         self.replica_id: str | None = None
+        self.deployment = ""
+        """Whose replica it is; empty for a provider."""
+        self._heads: dict[bytes, AnswerHead] = {}
         match target:
             case ReplicaTarget():
                 self.replica_id = target.id
+                self.deployment = target.id.rpartition("-")[0]
             case ExternalTarget():
                 self.external = target
         self.host, self.port, self.lines, self._tls, self.prefix = address_of(target)
+
+    def read_head(self, data: bytes, *, method: str) -> AnswerHead:
+        """The head that is `data`, answering `method`. Raises `UnusableAnswer`. Engines send the same ones again."""
+        answer = self._heads.get(data)
+        if answer is None or method == "HEAD":
+            answer = read_answer_head(data, method=method, provider=self.external is not None)
+            if len(data) <= _KEPT_HEAD_BYTES and method != "HEAD":
+                if len(self._heads) >= _MOST_HEADS:
+                    self._heads.clear()
+                self._heads[data] = answer
+        return answer
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection, the one used last, or None."""

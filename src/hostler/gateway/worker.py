@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 from contextlib import suppress
@@ -13,6 +14,7 @@ from contextlib import suppress
 from hostler.gateway.connection import Connection
 from hostler.gateway.feed import Feed
 from hostler.gateway.front import MAX_CLIENTS, MAX_COLLECTED_BYTES, Front, Limits
+from hostler.gateway.journal import Journal
 from hostler.gateway.listener import listening_socket
 from hostler.gateway.snapshot_file import read_snapshot
 from hostler.process_files import write_process_file
@@ -23,6 +25,8 @@ _KEPT_FILES = 512
 """Open files kept for the worker itself and its connections to engines beyond one for each client."""
 _LEAST_CONNECTIONS = 16
 _STOP_POLL_S = 0.02
+_SHIP_S = 1.0
+"""For the last usage to reach control; what does not stays in the journal for the next worker."""
 
 _log = logging.getLogger("hostler.gateway")
 
@@ -40,13 +44,23 @@ class Worker:
             max_connections=most_connections(resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         )
         self._stop = asyncio.Event()
-        self.front = Front(limits=self._limits, now=loop.time(), on_drained=self._drained)
+        self._journal = Journal(
+            settings.paths.journal, name=f"{number}-{secrets.token_hex(8)}", max_bytes=settings.journal_max_bytes
+        )
+        self.front = Front(
+            limits=self._limits,
+            now=loop.time(),
+            on_drained=self._drained,
+            journal=self._journal,
+            refuses_unrecorded=settings.journal_full == "refuse",
+        )
         self._feed = Feed(
             settings,
             gateway_id=f"{socket.gethostname()}-{number}-{os.getpid()}",
             version=lambda: self.front.table.version,
             apply=self.front.apply,
             in_flight=self.front.pools.in_flight,
+            journal=self._journal,
         )
 
     def stop(self) -> None:
@@ -76,10 +90,12 @@ class Worker:
                 await self._finish()
             finally:
                 status_file.unlink(missing_ok=True)
+                await self._feed.finish(timeout_s=_SHIP_S)
                 following.cancel()
                 with suppress(asyncio.CancelledError):
                     await following
                 self.front.pools.close()
+                self._journal.close()
 
     async def _sweep_until_stopped(self) -> None:
         loop = asyncio.get_running_loop()

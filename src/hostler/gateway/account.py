@@ -1,0 +1,188 @@
+"""What one request takes, uses and is charged: from its admission to its record in the journal."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from hostler.gateway.bodies import CallFields
+from hostler.gateway.front import Front
+from hostler.gateway.heads import AnswerHead
+from hostler.gateway.limits import Reservation
+from hostler.gateway.metering import BodyMeter, EventMeter, Meter, Used, used_of
+from hostler.gateway.request import Request
+from hostler.gateway.table import Endpoint
+from hostler.spec.errors import Unavailable
+from hostler.spec.snapshot import KeyGrant
+from hostler.spec.usage import Outcome, UsageRecord
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Account:
+    """Of one request. `call` is what its body says, for requests that are counted in tokens; others have None."""
+
+    __slots__ = (
+        "_body_bytes",
+        "_call",
+        "_endpoint",
+        "_first_at",
+        "_front",
+        "_grant",
+        "_hides_usage",
+        "_meter",
+        "_request",
+        "_reservation",
+        "_settled",
+        "_started_at",
+    )
+
+    def __init__(
+        self,
+        front: Front,
+        request: Request,
+        *,
+        grant: KeyGrant,
+        endpoint: Endpoint,
+        call: CallFields | None,
+        body_bytes: int,
+    ) -> None:
+        self._front = front
+        self._request = request
+        self._grant = grant
+        self._endpoint = endpoint
+        self._call = call
+        self._body_bytes = body_bytes
+        self._hides_usage = False
+        self._meter: Meter | None = None
+        self._reservation: Reservation | None = None
+        self._settled = False
+        self._started_at = time.monotonic()
+        self._first_at = 0.0
+
+    def admit(self) -> None:
+        """Take what the request may use from every limit. Raises `RateLimited` or `Unavailable`; then nothing is taken.
+
+        `close` must follow, once.
+        """
+        front, grant, route = self._front, self._grant, self._endpoint.route
+        if (
+            front.journal is not None
+            and front.refuses_unrecorded
+            and not front.journal.has_room(front.open_accounts + 1)
+        ):
+            raise Unavailable(
+                "The usage journal is full, and the platform is set to serve nothing that it cannot record.",
+                hint="See whether the control process runs: hostler status.",
+                code="journal_full",
+            )
+        if grant.limits.any or route.limits.any:
+            call = self._call
+            tokens, certain = 0, True
+            if call is not None:
+                habit = front.limiter.habit(route.name)
+                most = call.most_tokens
+                tokens = habit.prompt(self._body_bytes) + habit.answer(most, choices=call.n or 1)
+                certain = most is not None
+            self._reservation = front.limiter.reserve(
+                key=grant.id,
+                key_limits=grant.limits,
+                endpoint=route.name,
+                endpoint_limits=route.limits,
+                tokens=tokens,
+                certain=certain,
+                now=self._started_at,
+            )
+        front.open_accounts += 1
+
+    def hide_usage(self) -> None:
+        """The chunk that tells a stream's usage was asked for by the gateway alone."""
+        self._hides_usage = True
+
+    @property
+    def lines(self) -> bytes:
+        """Headers for the answer: how much is left of the limits."""
+        reservation = self._reservation
+        return reservation.lines(self._started_at) if reservation is not None else b""
+
+    def begin(self, answer: AnswerHead) -> Meter | None:
+        """The answer has begun: what its body has to pass, None if nothing has to look at it."""
+        self._first_at = time.monotonic()
+        if self._call is not None and 200 <= answer.status < 300:
+            self._meter = EventMeter(hides_usage=self._hides_usage) if answer.events else BodyMeter()
+        return self._meter
+
+    def close_whole(self, answer: AnswerHead, body: bytes, *, deployment: str) -> None:
+        """The whole answer, which is no stream of events, came at once."""
+        self._first_at = time.monotonic()
+        if not 200 <= answer.status < 300:
+            self.close("ok", status=answer.status, deployment=deployment)
+        else:
+            used = used_of(body) if self._call is not None else None
+            self._record("ok", status=answer.status, deployment=deployment, used=used, estimated=False)
+
+    def close(self, outcome: Outcome, *, status: int, deployment: str = "") -> None:
+        """The request is over; `status` 0 if nothing of it reached an engine. Only the first call counts.
+
+        A request that an engine answered with 2xx, and one whose client left while an engine worked on it (`status`
+        200 too), is recorded; others used nothing that can be told. A whole answer that tells no usage is counted as
+        a request; of one that broke off, what the gateway saw is counted: the events that came.
+        """
+        if self._settled:
+            return
+        if not 200 <= status < 300:
+            self._settle(0)
+            return
+        meter = self._meter
+        used = meter.used if meter is not None else None
+        events = meter.events if meter is not None else 0
+        whole = outcome == "ok"
+        estimated = self._call is not None and (not whole or (used is None and events > 0))
+        if estimated:
+            if used is not None:
+                used = used._replace(completion_tokens=max(used.completion_tokens, events))
+            else:
+                used = Used(self._front.limiter.habit(self._endpoint.name).likely_prompt(self._body_bytes), events)
+        self._record(outcome, status=status, deployment=deployment, used=used, estimated=estimated)
+
+    def _record(self, outcome: Outcome, *, status: int, deployment: str, used: Used | None, estimated: bool) -> None:
+        """Journal what was used, and settle what was taken for it."""
+        if self._settled:
+            return
+        front, grant, endpoint = self._front, self._grant, self._endpoint
+        prompt, completion, cached = used if used is not None else (0, 0, 0)
+        now = time.monotonic()
+        if front.journal is not None:
+            record = UsageRecord(
+                front.next_record_id(),
+                time.time(),
+                grant.id,
+                grant.project,
+                endpoint.name,
+                deployment or endpoint.name,
+                outcome,
+                status,
+                now - self._started_at,
+                used is not None,
+                prompt,
+                cached,
+                completion,
+                estimated,
+                self._request.id.decode("ascii"),
+            )
+            front.journal.append(_ENCODER.encode(record))
+        if used is not None and not estimated:
+            front.limiter.habit(endpoint.name).see(
+                body_bytes=self._body_bytes, prompt_tokens=prompt, completion_tokens=completion
+            )
+        # What an engine did for a client that left before its answer is not known, so what was taken stays taken.
+        unknown = used is None or (outcome == "aborted" and (self._meter is None or not self._meter.events))
+        self._settle(None if unknown else prompt + completion, now=now)
+
+    def _settle(self, tokens: int | None, *, now: float | None = None) -> None:
+        self._settled = True
+        self._front.open_accounts -= 1
+        reservation = self._reservation
+        if reservation is not None:
+            reservation.settle(tokens, now=time.monotonic() if now is None else now)

@@ -1,0 +1,284 @@
+"""What an answer says it used: read from its body, or from the events of a stream.
+
+One of the two meters takes every answer that is counted in tokens. A stream's meter also counts the events, which is
+what a stream that breaks off is billed by: engines send an event for each token, or for a few.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+MOST_BODY_BYTES = 1024 * 1024
+"""Of a body that is kept to be read whole; of a larger one, the usage is looked for at both ends."""
+_END_BYTES = 16 * 1024
+_MOST_HELD_BYTES = 64 * 1024
+"""Of an event that is not whole, while it is held back to see whether it is one the client must not get."""
+
+_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_TELLS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_ROLE = re.compile(rb'"role"\s*:\s*"assistant"')
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    """Usage in the words of OpenAI's chat and completions, its responses, and Anthropic's messages."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    cache_read_input_tokens: int | None = None
+
+
+class _Body(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Nested(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+class _Event(msgspec.Struct):
+    """An event of a stream: a chunk, or one of the events of responses and messages."""
+
+    usage: _Usage | None = None
+    choices: list[msgspec.Raw] | None = None
+    response: _Nested | None = None
+    message: _Nested | None = None
+
+
+_BODY = msgspec.json.Decoder(_Body)
+_USAGE_DECODER = msgspec.json.Decoder(_Usage)
+_EVENT = msgspec.json.Decoder(_Event)
+
+
+class Used(NamedTuple):
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+def used_of(body: bytes) -> Used | None:
+    """The usage that a whole JSON answer tells, None if it tells none."""
+    try:
+        usage = _BODY.decode(body).usage
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+    return _used(usage) if usage is not None else None
+
+
+def _used(usage: _Usage, before: Used | None = None) -> Used:
+    """What `usage` tells; what it leaves out is as `before`."""
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+    if prompt is None:
+        told_at_all = completion is not None or usage.total_tokens is None
+        prompt = (before.prompt_tokens if before else 0) if told_at_all else usage.total_tokens
+    if completion is None:
+        completion = before.completion_tokens if before else 0
+    details = usage.prompt_tokens_details or usage.input_tokens_details
+    cached = details.cached_tokens if details is not None else usage.cache_read_input_tokens
+    if cached is None:
+        cached = before.cached_tokens if before else 0
+    return Used(max(0, prompt or 0), max(0, completion), max(0, cached))
+
+
+class Meter(Protocol):
+    """Reads what an answer used while it passes."""
+
+    def take(self, data: bytes) -> bytes:
+        """Look at the body's next bytes, without their framing; those that go on to the client."""
+        ...
+
+    def passes_raw(self, data: bytes, *, chunks: int) -> bool:
+        """Take so many whole chunks, `data` with its framing. False, and nothing is taken, if what is in them has to
+        be looked at by `take`."""
+        ...
+
+    def finish(self) -> bytes:
+        """The body is whole: what was held back and goes on to the client after all."""
+        ...
+
+    @property
+    def shortens(self) -> bool:
+        """Whether the client may get less than came."""
+        ...
+
+    @property
+    def used(self) -> Used | None:
+        """What the answer told, None if it did not (yet)."""
+        ...
+
+    @property
+    def events(self) -> int:
+        """Events that may each be a token; 0 for an answer that is no stream."""
+        ...
+
+
+class BodyMeter:
+    """Of an answer that is one JSON object."""
+
+    __slots__ = ("_first", "_last", "_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._first = b""
+        self._last = b""
+
+    @property
+    def events(self) -> int:
+        return 0
+
+    @property
+    def shortens(self) -> bool:
+        return False
+
+    def passes_raw(self, data: bytes, *, chunks: int) -> bool:  # noqa: ARG002 - a body is read without its framing
+        return False
+
+    def take(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._size <= MOST_BODY_BYTES:
+            self._pieces.append(data)
+        elif self._pieces:
+            kept = b"".join(self._pieces)
+            self._pieces = []
+            self._first, self._last = kept[:_END_BYTES], kept[-_END_BYTES:]
+        if self._first:
+            self._last = (self._last + data)[-_END_BYTES:]
+        return data
+
+    def finish(self) -> bytes:
+        return b""
+
+    @property
+    def used(self) -> Used | None:
+        if not self._first:
+            return used_of(b"".join(self._pieces))
+        for part in (self._last, self._first):
+            found = _USAGE.findall(part)
+            if found:
+                try:
+                    return _used(_USAGE_DECODER.decode(found[-1]))
+                except msgspec.DecodeError:
+                    continue
+        return None
+
+
+class EventMeter:
+    """Of a stream of server-sent events. `hides_usage`: the chunk that only tells usage is kept from the client.
+
+    While that chunk is looked for, an event that is not whole waits for its rest; every whole one goes on at once.
+    """
+
+    __slots__ = ("_events", "_held", "_hides_usage", "_roles", "_tail", "used")
+
+    def __init__(self, *, hides_usage: bool) -> None:
+        self._hides_usage = hides_usage
+        self._events = 0
+        self._roles = 0
+        self._held = b""
+        self._tail = b""
+        self.used: Used | None = None
+
+    @property
+    def events(self) -> int:
+        return max(0, self._events - self._roles)
+
+    @property
+    def shortens(self) -> bool:
+        return self._hides_usage
+
+    def passes_raw(self, data: bytes, *, chunks: int) -> bool:
+        # What is in the chunks has to be looked at if they do not each end an event, or may tell usage.
+        if self._held or self._tail or b'"usage"' in data or data.count(b"\n\n\r\n") != chunks:
+            return False
+        if not self._events and _ROLE.search(data) and b'"content":"' not in data:
+            self._roles = 1
+        self._events += data.count(b"\n\n")
+        return True
+
+    def take(self, data: bytes) -> bytes:
+        if self._hides_usage:
+            return self._take_held(data)
+        # Nothing is kept back: the tail is only remembered.
+        text = self._tail + data
+        end = _last_event_end(text)
+        self._look(text[:end])
+        self._tail = text[end:][-_MOST_HELD_BYTES:]
+        return data
+
+    def _take_held(self, data: bytes) -> bytes:
+        text = self._held + data if self._held else data
+        end = _last_event_end(text)
+        if len(text) - end > _MOST_HELD_BYTES:
+            self._held = b""
+            return text
+        self._held = text[end:]
+        whole = text[:end]
+        return self._look(whole) if whole else b""
+
+    def finish(self) -> bytes:
+        held, self._held = self._held, b""
+        rest = held or self._tail
+        if rest:
+            self._look(rest)
+        return held
+
+    def _look(self, text: bytes) -> bytes:
+        """Take in whole events; those that the client gets."""
+        separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
+        if not self._events and _ROLE.search(text.partition(separator)[0]) and b'"content":"' not in text:
+            self._roles = 1
+        self._events += text.count(separator)
+        if b'"usage"' not in text:
+            return text
+        kept: list[bytes] = []
+        for event in _split(text, separator):
+            told, hidden = self._usage_in(event)
+            if told is not None:
+                self.used = told
+                self._events -= hidden
+            if not (hidden and self._hides_usage):
+                kept.append(event)
+        return b"".join(kept)
+
+    def _usage_in(self, event: bytes) -> tuple[Used | None, bool]:
+        """What the event tells of usage, and whether that is all it tells."""
+        if not _TELLS_USAGE.search(event):
+            return None, False
+        lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+        try:
+            told = _EVENT.decode(b"\n".join(lines))
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return None, False
+        usage = told.usage or (told.response and told.response.usage) or (told.message and told.message.usage)
+        if not usage:
+            return None, False
+        return _used(usage, self.used), told.choices == [] and told.usage is not None
+
+
+def _last_event_end(text: bytes) -> int:
+    """Where the last whole event in `text` ends."""
+    end = text.rfind(b"\n\n")
+    other = text.rfind(b"\r\n\r\n")
+    return max(end + 2 if end >= 0 else 0, other + 4 if other >= 0 else 0)
+
+
+def _split(text: bytes, separator: bytes) -> list[bytes]:
+    """The events in `text`, each with its separator."""
+    parts = text.split(separator)
+    events = [part + separator for part in parts[:-1]]
+    return [*events, parts[-1]] if parts[-1] else events

@@ -1,0 +1,129 @@
+"""From a head to an exchange: what is asked for, by whom, of which endpoint, with which body."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from hostler.gateway.account import Account
+from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for
+from hostler.gateway.answers import Answer, local_answer, public_answer
+from hostler.gateway.bodies import CallFields, read_call, read_passed_call, with_usage_asked
+from hostler.gateway.exchange import Client, Exchange
+from hostler.gateway.front import Front
+from hostler.gateway.request import Head, Request
+from hostler.gateway.routing import Kind, Route, find_route
+from hostler.gateway.table import Endpoint
+from hostler.spec.errors import NotFound
+from hostler.spec.snapshot import KeyGrant
+
+COLLECTED_BYTES = 64 * 1024
+"""A body of this size or less is read whole although its path says where it goes: it can then be sent again, and so go
+out on a kept-alive connection."""
+_STREAMED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Whose streams tell their usage only if they are asked to."""
+
+
+class Admitted(NamedTuple):
+    """A request that may be made: what its path asks for, and whose key it has."""
+
+    route: Route
+    grant: KeyGrant
+
+
+def admit(request: Request, *, front: Front) -> Admitted | Answer:
+    """Whether the request may be made, or at once the answer that needs no key. Raises `HostlerError`."""
+    head = request.head
+    route = head.route
+    if route is None:
+        route = head.route = find_route(head.path, method=head.method)
+    if route.public:
+        return public_answer(route.kind, table=front.table, draining=front.draining)
+    grant = authenticate(head.digest, table=front.table, now=time.time())
+    if route.kind is Kind.PASS:
+        endpoint_for(route.name, grant=grant, table=front.table)
+    return Admitted(route, grant)
+
+
+def reads_whole_body(head: Head, admitted: Admitted, *, front: Front) -> bool:
+    """Whether the body is needed before the request can go on."""
+    route = admitted.route
+    if route.kind is not Kind.PASS:
+        return route.kind in (Kind.OPENAI, Kind.OIP_INDEX)
+    if not head.chunked and head.content_length <= COLLECTED_BYTES:
+        return True
+    endpoint = front.table.endpoints.get(route.name)
+    return endpoint is not None and _counts_tokens(head, route, endpoint)
+
+
+def open_whole(client: Client, request: Request, admitted: Admitted, body: bytes, *, front: Front) -> Exchange | Answer:
+    """What answers the request, whose body is whole. The exchange is to be started. Raises `HostlerError`."""
+    route, grant = admitted
+    kind, table = route.kind, front.table
+    if kind is Kind.OPENAI:
+        call = read_call(body)
+        endpoint = endpoint_for(call.model, grant=grant, table=table)
+        check_protocol(endpoint, route, path=request.head.path)
+        return _exchange(
+            client, request, grant, endpoint, front=front, target=request.head.target, body=body, call=call
+        )
+    if kind is Kind.PASS:
+        endpoint = endpoint_for(route.name, grant=grant, table=table)
+        target = _passed_target(request.head, admitted, endpoint)
+        call = read_passed_call(body) if _counts_tokens(request.head, route, endpoint) else None
+        return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=call)
+    return local_answer(route, grant=grant, table=table, body=body)
+
+
+def open_streamed(client: Client, request: Request, admitted: Admitted, *, front: Front) -> Exchange:
+    """The exchange of a request whose body goes through as it comes. It is to be started. Raises `HostlerError`."""
+    route, grant = admitted
+    endpoint = endpoint_for(route.name, grant=grant, table=front.table)
+    target = _passed_target(request.head, admitted, endpoint)
+    account = Account(front, request, grant=grant, endpoint=endpoint, call=None, body_bytes=0)
+    return Exchange(client, request, front=front, endpoint=endpoint, account=account, target=target, body=None)
+
+
+def _exchange(
+    client: Client,
+    request: Request,
+    grant: KeyGrant,
+    endpoint: Endpoint,
+    *,
+    front: Front,
+    target: str,
+    body: bytes,
+    call: CallFields | None,
+) -> Exchange:
+    account = Account(front, request, grant=grant, endpoint=endpoint, call=call, body_bytes=len(body))
+    streams = call is not None and call.stream and target.partition("?")[0] in _STREAMED_PATHS
+    if call is not None and streams and not call.wants_usage and not request.head.http_1_0:
+        body = with_usage_asked(body, call)
+        account.hide_usage()
+    return Exchange(client, request, front=front, endpoint=endpoint, account=account, target=target, body=body)
+
+
+def _counts_tokens(head: Head, route: Route, endpoint: Endpoint) -> bool:
+    """Whether what goes to a path behind an endpoint's name is counted in tokens.
+
+    All that is posted to an engine of OpenAI's API is: engines read one path in many spellings.
+    """
+    return route.target_from > 0 and head.method == "POST" and "openai" in endpoint.route.protocols
+
+
+def _passed_target(head: Head, admitted: Admitted, endpoint: Endpoint) -> str:
+    """The path and query that the engine is asked for. Raises `NotFound`."""
+    route, grant = admitted
+    check_protocol(endpoint, route, path=head.path)
+    if endpoint.external:
+        raise NotFound(
+            f"{endpoint.name!r} is served by a provider, which only takes OpenAI's paths.",
+            hint=f'Use /v1/... with "model": "{endpoint.name}".',
+            code="wrong_protocol",
+        )
+    target = head.target[route.target_from :]
+    if not target.startswith("/"):
+        target = "/" + target
+    if route.target_from:
+        check_path(target.partition("?")[0], method=head.method, grant=grant, endpoint=endpoint)
+    return target
