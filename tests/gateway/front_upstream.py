@@ -216,8 +216,16 @@ class ScriptedUpstream:
         length = b"" if status in ("204", "304") else b"Content-Length: %d\r\n" % len(body)
         writer.write(b"HTTP/1.1 %b Whatever\r\n%b\r\n%b" % (status.encode(), length, body))
 
-    async def _busy(self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 503 Full\r\nRetry-After: 1\r\nContent-Length: 4\r\n\r\nbusy")
+    async def _busy(
+        self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter, how: str = "whole"
+    ) -> None:
+        ends = {
+            "whole": b"Content-Length: 4\r\n\r\nbusy",
+            "empty": b"Content-Length: 0\r\n\r\n",
+            "chunks": b"Transfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\n\r\n",
+            "part": b"Content-Length: 8\r\n\r\nbusy",
+        }
+        writer.write(b"HTTP/1.1 503 Full\r\nRetry-After: 1\r\n" + ends[how])
 
     async def _sse(
         self, _seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: str, gap_s: str
