@@ -58,6 +58,7 @@ def endpoint(
     engine: str = "llamacpp",
     external: ExternalTarget | None = None,
     condition: str = "",
+    balance: str = "least_outstanding",
 ) -> EndpointRoute:
     """An endpoint with a replica at each port; the replicas are named after it, from 0."""
     replicas = tuple(
@@ -72,6 +73,7 @@ def endpoint(
         protocols=protocols,
         deployments=(deployment,),
         condition=condition,
+        balance=balance,
     )
 
 

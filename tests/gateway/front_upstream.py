@@ -64,10 +64,14 @@ class Gone(Exception):
 
 
 class ScriptedUpstream:
-    """`seen` are the requests in order, `cancelled` counts those whose client left before the end of the answer."""
+    """`seen` are the requests in order, `cancelled` counts those whose client left before the end of the answer.
 
-    def __init__(self, thread: LoopThread, *, tls: ssl.SSLContext | None = None) -> None:
+    While `always` is set, it does that whatever a request says. A `port` brings one back that was closed.
+    """
+
+    def __init__(self, thread: LoopThread, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._thread = thread
+        self.always: str | None = None
         self.seen: list[Seen] = []
         self.cancelled = 0
         self.generated: dict[str, Generated] = {}
@@ -75,7 +79,7 @@ class ScriptedUpstream:
         self.connections = 0
         self._gate = asyncio.Semaphore(0)
         self._writers: set[asyncio.StreamWriter] = set()
-        self._server = thread.call(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls, limit=1 << 20))
+        self._server = thread.call(asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls, limit=1 << 20))
         self.port: int = self._server.sockets[0].getsockname()[1]
 
     def release(self) -> None:
@@ -142,7 +146,7 @@ class ScriptedUpstream:
                 left -= len(data)
 
     async def _do(self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, served: int) -> None:
-        what, *rest = seen.does
+        what, *rest = self.always.split(":") if self.always is not None else seen.does
         if what == "deaf":
             await self._until_gone_unread(writer)
         if what == "early":
@@ -215,6 +219,17 @@ class ScriptedUpstream:
         body = b"" if status in ("204", "304") else b'{"error":{"message":"from the engine"}}'
         length = b"" if status in ("204", "304") else b"Content-Length: %d\r\n" % len(body)
         writer.write(b"HTTP/1.1 %b Whatever\r\n%b\r\n%b" % (status.encode(), length, body))
+
+    async def _busy(
+        self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter, how: str = "whole"
+    ) -> None:
+        ends = {
+            "whole": b"Content-Length: 4\r\n\r\nbusy",
+            "empty": b"Content-Length: 0\r\n\r\n",
+            "chunks": b"Transfer-Encoding: chunked\r\n\r\n4\r\nbusy\r\n0\r\n\r\n",
+            "part": b"Content-Length: 8\r\n\r\nbusy",
+        }
+        writer.write(b"HTTP/1.1 503 Full\r\nRetry-After: 1\r\n" + ends[how])
 
     async def _sse(
         self, _seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: str, gap_s: str

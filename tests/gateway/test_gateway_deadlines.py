@@ -203,7 +203,7 @@ async def test_a_refused_client_that_keeps_sending_is_dropped(door: Door) -> Non
 
 
 async def test_a_replica_gets_no_more_than_it_may_have_at_once(door: Door, upstream: ScriptedUpstream) -> None:
-    pool = door.front.table.endpoints["chat"].choose(lambda: 0.0)
+    pool = door.front.table.endpoints["chat"].choose(lambda: 0.0, now=0.0)
     assert pool is not None
     pool.in_flight = MAX_CONNECTIONS
     reader, writer = await door.open()

@@ -46,7 +46,7 @@ def served(front: Front) -> tuple[object, ...]:
 
 def _targets(front: Front, name: str) -> set[tuple[str, int]]:
     draws = [step / 50 for step in range(50)]
-    chosen = (front.table.endpoints[name].choose(lambda draw=draw: draw) for draw in draws)
+    chosen = (front.table.endpoints[name].choose(lambda draw=draw: draw) for draw in draws, now=0.0)
     return {(pool.host, pool.port) for pool in chosen if pool is not None}
 
 

@@ -11,7 +11,7 @@ from front_upstream import LoopThread, ScriptedUpstream
 from hostler.gateway.addresses import AddressCounts, address_key, is_loopback
 from hostler.gateway.hosts import bare_host, check_host, host_names
 from hostler.gateway.refusals import Misdirected
-from hostler.gateway.request import read_request
+from hostler.gateway.request import read_head
 from hostler.gateway.routing import _ENDPOINT, _EXACT, _MODEL, _OIP_MODEL
 from hostler.gateway.snapshot_file import write_snapshot
 from hostler.settings import Home
@@ -85,7 +85,7 @@ def test_health_is_told_to_this_machine_whatever_the_host(
 
 
 def test_health_is_not_told_to_others_under_another_host() -> None:
-    request = read_request(b"GET /healthz HTTP/1.1\r\nhost: evil.test\r\n\r\n", fallback_id=b"1")
+    request = read_head(b"GET /healthz HTTP/1.1\r\nhost: evil.test\r\n\r\n")
     hosts = frozenset({b"door"})
     for peer in (("127.0.0.1", 1), ("127.8.8.8", 1), ("::1", 1, 0, 0), ("::ffff:127.0.0.1", 1, 0, 0), None, ""):
         check_host(request, hosts=hosts, peer=peer)

@@ -80,7 +80,7 @@ def test_the_other_replicas_of_an_endpoint_go_on_serving() -> None:
             ),
         ),
     )
-    pool = Pools(on_drained=lambda: None).table(snapshot(1, route)).endpoints["e"].choose(lambda: 0.0)
+    pool = Pools(on_drained=lambda: None).table(snapshot(1, route)).endpoints["e"].choose(lambda: 0.0, now=0.0)
     assert pool is not None
     assert pool.replica_id == "good"
 

@@ -5,9 +5,11 @@
         refused     refused, or once more elsewhere      cut off
 
 Until the answer's head is sent, whatever goes wrong is an error the client reads; after that it can only be cut off.
-A request is sent twice at most: when a connection could not be made, or when a kept-alive one ended without a byte of
-answer at once (the upstream had closed it as idle). An upstream that ends later may have died of the request, which
-must not kill the next one.
+A request is sent again only where no work for it can have begun: a connection could not be made; a kept-alive one
+ended without a byte of answer at once (the upstream had closed it as idle); an engine said 503 with `Retry-After`, by
+which it refuses what it has not begun (RFC 9110, 15.6.4). It goes to another replica, `MAX_ATTEMPTS` times in all and
+within the endpoint's budget; never from or to a provider. An upstream that ends later may have died of the request,
+which must not kill the next one.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import asyncio
 from typing import Protocol
 
 from hostler.gateway.account import Account
+from hostler.gateway.affinity import prefix_key
 from hostler.gateway.bodies import with_model
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.front import Front
@@ -34,6 +37,8 @@ _JOINED_BYTES = 64 * 1024
 
 MAX_HOPS = 4
 """Gateways a request may pass from provider to provider."""
+MAX_ATTEMPTS = 4
+"""Of one request. Refused connections cost little, and half of the replicas may be gone before that is known."""
 
 _STALE_WITHIN_S = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
@@ -73,7 +78,6 @@ class Exchange:
     __slots__ = (
         "_account",
         "_answer",
-        "_attempts",
         "_body",
         "_body_ended",
         "_chunked",
@@ -91,6 +95,7 @@ class Exchange:
         "_sent_at",
         "_sent_body",
         "_target",
+        "_tried",
         "_upstream",
         "_waiting_pieces",
         "method",
@@ -118,7 +123,7 @@ class Exchange:
         self._sent_body = body
         self._body_ended = body is not None
         self._waiting_pieces: list[bytes] | None = None
-        self._attempts = 0
+        self._tried: tuple[Pool, ...] = ()
         self._deployment = ""
         self._pool: Pool | None = None
         self._upstream: UpstreamConnection | None = None
@@ -141,15 +146,17 @@ class Exchange:
     def start(self) -> None:
         """Choose a target and send the request. Raises `RateLimited`, or `Unavailable` if there is no target."""
         self._account.admit()
+        endpoint = self._endpoint
         try:
-            pool = self._endpoint.choose(self._front.draw)
+            pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=self._affinity(endpoint))
             if pool is None:
                 raise Unavailable(
-                    f"No replica of {self._endpoint.name!r} is ready.",
-                    hint=self._endpoint.route.condition or None,
+                    f"No replica of {endpoint.name!r} is ready.",
+                    hint=endpoint.route.condition or None,
                     param="model",
                     code="no_ready_replica",
                 )
+            endpoint.retries.requests += 1
             self._attempt(pool, fresh=self._body is None)
         except HostlerError:
             self._account.close("failed", status=0)
@@ -188,6 +195,8 @@ class Exchange:
         # A connection in the making has a deadline of its own, and a client that does not read has another.
         if self._connecting is not None or self._client.full or now - self._heard <= silent_s:
             return
+        if self._pool is not None:
+            self._pool.failed(now)
         self._cancel("failed")
         self._fail(
             DeadlineExceeded(
@@ -221,12 +230,16 @@ class Exchange:
     def not_connected(self, reason: str) -> None:
         """Try another target, or give up."""
         self._connecting = None
-        failed = self._pool
+        if self._pool is not None:
+            self._pool.failed(self._front.now)
+        other = self._another()
         self._release(reusable=False)
-        self._again(without=failed, otherwise=None, reason=reason)
+        self._again(other, reason=reason)
 
     def answer_whole(self, answer: AnswerHead, body: bytes, *, reusable: bool) -> None:
         """Pass the answer on in one piece."""
+        if answer.refuses and self._begun_elsewhere():
+            return
         if answer.events:
             self.answer_head(answer)
             self.answer_body(body)
@@ -242,11 +255,14 @@ class Exchange:
         else:
             data = b"%b%bx-request-id: %b\r\n\r\n%b" % (answer.whole, lines, request.id, body)
         client.write(data)
+        self._judge(answer)
         self._release(reusable=reusable and self._body_ended)
         client.answered(close=close)
 
     def answer_head(self, answer: AnswerHead) -> None:
         """Prepare the client's head; it leaves with what else came in the same read."""
+        if answer.refuses and self._begun_elsewhere():
+            return
         request = self._request
         self._answer = answer
         self._meter = self._account.begin(answer)
@@ -298,6 +314,8 @@ class Exchange:
             out.clear()
             self._client.write(data)
         if ended:
+            if self._answer is not None:
+                self._judge(self._answer)
             self._release(reusable=reusable and self._body_ended)
             self._client.answered(close=self._close)
 
@@ -306,11 +324,15 @@ class Exchange:
         failed = self._pool
         quick = self._front.clock() - self._sent_at <= _STALE_WITHIN_S
         stale = unanswered and quick and self._upstream is not None and self._upstream.reused
-        self._release(reusable=False)
         if stale:
-            self._again(without=failed, otherwise=failed, reason=reason)
-        else:
-            self._fail(self._failure(reason))
+            other = self._another()
+            self._release(reusable=False)
+            self._again(other or (failed if failed is not None and not failed.retired else None), reason=reason)
+            return
+        if failed is not None:
+            failed.failed(self._front.now)
+        self._release(reusable=False)
+        self._fail(self._failure(reason))
 
     def upstream_full(self, *, full: bool) -> None:
         """Pass the upstream's backpressure on to the client."""
@@ -334,7 +356,7 @@ class Exchange:
                 self._sent_body = with_model(self._body, model=external.model)
         else:
             self._sent_body = self._body
-        self._attempts += 1
+        self._tried += (pool,)
         self._pool = pool
         self._deployment = pool.deployment
         pool.in_flight += 1
@@ -350,19 +372,47 @@ class Exchange:
             target = pool.prefix + target.partition("?")[0].removeprefix("/v1")
         return upstream_start(self._request.head, target=target, lines=pool.lines, length=length, provider=provider)
 
-    def _again(self, *, without: Pool | None, otherwise: Pool | None, reason: str) -> None:
+    def _affinity(self, endpoint: Endpoint) -> int | None:
+        return prefix_key(self._body) if endpoint.sticky and self._body is not None else None
+
+    def _another(self) -> Pool | None:
+        """Another replica for a request that failed. None if there is none, or the failed target is a provider."""
+        if self._pool is None or self._pool.external is not None or len(self._tried) >= MAX_ATTEMPTS:
+            return None
         # The newest snapshot decides: a replica that has left it since gets no request any more.
         endpoint = self._front.table.endpoints.get(self._endpoint.name)
-        pool = endpoint.choose(self._front.draw, without=without) if endpoint is not None else None
-        if pool is None and otherwise is not None and not otherwise.retired:
-            pool = otherwise
-        if pool is None or self._attempts > 1:
+        if endpoint is None:
+            return None
+        affinity = self._affinity(endpoint)
+        return endpoint.choose(self._front.draw, now=self._front.now, affinity=affinity, without=self._tried)
+
+    def _again(self, pool: Pool | None, *, reason: str) -> None:
+        if pool is None or not self._endpoint.retries.allow(self._front.now):
             self._fail(self._failure(reason))
             return
         try:
             self._attempt(pool, fresh=True)
         except HostlerError as error:
             self._fail(error)
+
+    def _begun_elsewhere(self) -> bool:
+        """Whether a request that an engine has refused to begin is on its way to another replica."""
+        pool = self._another() if self._body is not None else None
+        if pool is None or pool.full or not self._endpoint.retries.allow(self._front.now):
+            return False
+        self._release(reusable=False)
+        self._attempt(pool, fresh=True)
+        return True
+
+    def _judge(self, answer: AnswerHead) -> None:
+        """Tell the target's pool whether its answer, which is whole, speaks for it."""
+        pool = self._pool
+        if pool is None:
+            return
+        if answer.fails:
+            pool.failed(self._front.now)
+        else:
+            pool.succeeded()
 
     def _send_waiting(self) -> None:
         pieces, self._waiting_pieces = self._waiting_pieces or (), None

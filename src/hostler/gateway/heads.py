@@ -6,6 +6,7 @@ from http import HTTPStatus
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from hostler.decide.eject import is_failure
 from hostler.gateway.request import Head, Request
 
 Headers = list[tuple[bytes, bytes]]
@@ -60,16 +61,19 @@ class AnswerHead:
 
     `start` is what the client is sent of it: the status line and the headers that pass. `length` is the body's
     announced bytes, `has_body` whether there is one (RFC 9112, 6.3); `until_close` says that only the end of the
-    connection ends it. `events` says that the body is a stream of server-sent events.
+    connection ends it. `events` says that the body is a stream of server-sent events. `fails` says that it speaks
+    against the upstream, `refuses` that the upstream has not begun the request and another may (`decide.eject`).
     """
 
     __slots__ = (
         "chunked",
         "events",
+        "fails",
         "has_body",
         "informational",
         "keep_alive",
         "length",
+        "refuses",
         "start",
         "status",
         "until_close",
@@ -103,6 +107,9 @@ class AnswerHead:
             raise UnusableAnswer("both a length and a transfer coding")
         dropped = options | _PROVIDER_DROPPED if provider else options
         self.keep_alive = version == "1.1" and b"close" not in options
+        retry_after = any(name == b"retry-after" for name, _ in passed)
+        self.fails = is_failure(status, retry_after=retry_after)
+        self.refuses = status == 503 and retry_after and not self.events
         self.has_body = status not in _NO_BODY and method != "HEAD" and not self.informational
         self.until_close = self.has_body and not self.chunked and self.length is None
         lines = [b"%b: %b\r\n" % header for header in passed if header[0] not in dropped]

@@ -7,12 +7,14 @@ sees one version, and a request keeps the endpoint it has.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from hostler.decide.balance import by_weight, least_outstanding
+from hostler.decide.balance import by_weight, least_outstanding, prefix_affinity, seed
+from hostler.decide.eject import left_out
+from hostler.gateway.health import Retries
 from hostler.gateway.targets import UnusableTarget
 from hostler.gateway.upstream import Pool
 from hostler.spec.snapshot import (
@@ -29,22 +31,31 @@ _log = logging.getLogger("hostler.gateway")
 
 
 class Group(NamedTuple):
-    """The targets of one deployment that can take requests."""
+    """The targets of one deployment that can take requests, and the `decide.balance.seed` of each if it is sticky."""
 
     weight: int
     pools: tuple[Pool, ...]
+    seeds: tuple[int, ...] = ()
 
 
 class Endpoint:
     """A name clients call, with the pools behind it."""
 
-    __slots__ = ("_groups", "_speaks_all", "name", "route")
+    __slots__ = ("_groups", "_speaks_all", "name", "retries", "route", "sticky")
 
-    def __init__(self, route: EndpointRoute, groups: tuple[Group, ...]) -> None:
+    def __init__(self, route: EndpointRoute, groups: tuple[Group, ...], *, retries: Retries) -> None:
         self.route = route
         self.name = route.name
+        self.retries = retries
         self._speaks_all = "any" in route.protocols
         self._groups = tuple(group for group in groups if group.pools and group.weight > 0)
+        self.sticky = route.balance == "prefix_affinity" and any(len(group.pools) > 1 for group in self._groups)
+        """Whether `choose` has a use for a request's `affinity`."""
+        if self.sticky:
+            self._groups = tuple(
+                group._replace(seeds=tuple(seed(pool.replica_id or "") for pool in group.pools))
+                for group in self._groups
+            )
 
     @property
     def engines(self) -> str:
@@ -70,30 +81,78 @@ class Endpoint:
         """Whether a path of this protocol can be served."""
         return self._speaks_all or protocol == "any" or protocol in self.route.protocols
 
-    def choose(self, draw: Callable[[], float], *, without: Pool | None = None) -> Pool | None:
+    def choose(
+        self, draw: Callable[[], float], *, now: float, affinity: int | None = None, without: Sequence[Pool] = ()
+    ) -> Pool | None:
         """The target for the next request, None if there is none. `draw` gives random numbers from 0 up to 1.
 
-        `without` is a target that just failed; it is not chosen.
+        `now` is the loop's time in seconds; `affinity` is the key of the request's prefix, if the endpoint is `sticky`.
+        `without` are targets that failed this very request: the choice is then a replica that is not among them.
         """
         groups = self._groups
-        if without is not None:
-            kept = (Group(group.weight, tuple(pool for pool in group.pools if pool is not without)) for group in groups)
-            groups = tuple(group for group in kept if group.pools)
-        if len(groups) == 1:
-            pools = groups[0].pools
-        else:
-            index = by_weight([group.weight for group in groups], draw=draw())
-            if index is None:
-                return None
-            pools = groups[index].pools
-        count = len(pools)
-        if count == 1:
-            return pools[0]
-        first = int(draw() * count)
-        second = int(draw() * (count - 1))
-        if second >= first:
-            second += 1
-        return pools[least_outstanding(pools, first=first, second=second)]
+        if not groups:
+            return None
+        if without:
+            return self._choose_elsewhere(draw, now=now, affinity=affinity, without=without)
+        chosen = _choose_in(groups[0] if len(groups) == 1 else _by_weight(groups, draw), draw, affinity)
+        if chosen.health.ejected:
+            out = self._left_out(now)
+            usable = _only(groups, lambda pool: pool not in out)
+            chosen = _choose_in(_by_weight(usable, draw), draw, affinity)
+            chosen.chosen(now)
+        return chosen
+
+    def _choose_elsewhere(
+        self, draw: Callable[[], float], *, now: float, affinity: int | None, without: Sequence[Pool]
+    ) -> Pool | None:
+        """A replica for a request that has failed: rather one that works, but rather any than none."""
+        others = _only(self._groups, lambda pool: pool.external is None and pool not in without)
+        working = _only(others, lambda pool: not pool.health.failures)
+        if not working:
+            out = self._left_out(now)
+            working = _only(others, lambda pool: pool not in out) or others
+        if not working:
+            return None
+        chosen = _choose_in(_by_weight(working, draw), draw, affinity)
+        chosen.chosen(now)
+        return chosen
+
+    def _left_out(self, now: float) -> set[Pool]:
+        replicas = [pool for group in self._groups for pool in group.pools if pool.external is None]
+        return {replicas[index] for index in left_out([pool.health for pool in replicas], now=now)}
+
+
+def _choose_in(group: Group, draw: Callable[[], float], affinity: int | None) -> Pool:
+    pools = group.pools
+    count = len(pools)
+    if count == 1:
+        return pools[0]
+    if affinity is not None and group.seeds:
+        return pools[prefix_affinity(pools, seeds=group.seeds, key=affinity)]
+    # One draw for both: every ordered pair of two is as likely.
+    others = count - 1
+    pair = int(draw() * (count * others))
+    first = pair // others
+    second = pair % others
+    if second >= first:
+        second += 1
+    return pools[least_outstanding(pools, first=first, second=second)]
+
+
+def _by_weight(groups: Sequence[Group], draw: Callable[[], float]) -> Group:
+    index = by_weight([group.weight for group in groups], draw=draw()) if len(groups) > 1 else 0
+    return groups[index or 0]
+
+
+def _only(groups: Sequence[Group], keep: Callable[[Pool], bool]) -> tuple[Group, ...]:
+    """The groups that have pools to keep, with those and their seeds."""
+    kept: list[Group] = []
+    for weight, pools, seeds in groups:
+        indexes = [index for index, pool in enumerate(pools) if keep(pool)]
+        if indexes:
+            those = tuple(pools[index] for index in indexes)
+            kept.append(Group(weight, those, tuple(seeds[index] for index in indexes) if seeds else ()))
+    return tuple(kept)
 
 
 class Table:
@@ -185,12 +244,13 @@ class Pools:
         """The endpoint of `route`, which uses its pools from here on. `before` is what it was made of until now."""
         wanted: dict[Hashable, Pool] = {}
         unusable: list[str] = []
+        retries = before.endpoint.retries if before is not None else Retries()
         try:
-            endpoint, unusable = self._endpoint(route, wanted)
+            endpoint, unusable = self._endpoint(route, wanted, retries=retries)
         except Exception:  # noqa: BLE001 - the outermost frame of one endpoint, whose failure ends no other
             _log.exception("endpoint %r cannot be served", route.name)
             condition = "The gateway failed to prepare it; the gateway's log says why."
-            endpoint = Endpoint(msgspec.structs.replace(route, condition=condition), ())
+            endpoint = Endpoint(msgspec.structs.replace(route, condition=condition), (), retries=retries)
         self._current.update(wanted)
         for key in wanted:
             self._users[key] = self._users.get(key, 0) + 1
@@ -231,7 +291,9 @@ class Pools:
         for pool in (*self._current.values(), *self._retired):
             pool.close()
 
-    def _endpoint(self, route: EndpointRoute, wanted: dict[Hashable, Pool]) -> tuple[Endpoint, list[str]]:
+    def _endpoint(
+        self, route: EndpointRoute, wanted: dict[Hashable, Pool], *, retries: Retries
+    ) -> tuple[Endpoint, list[str]]:
         """The endpoint, and what is wrong with those of its targets that cannot be used."""
         unusable: list[str] = []
         groups = tuple(
@@ -241,7 +303,7 @@ class Pools:
         if unusable:
             sentences = dict.fromkeys(sentence for sentence in (route.condition, *unusable) if sentence)
             route = msgspec.structs.replace(route, condition=" ".join(sentences))
-        return Endpoint(route, groups), unusable
+        return Endpoint(route, groups, retries=retries), unusable
 
     def _deployment(
         self, route: EndpointRoute, deployment: DeploymentRoute, wanted: dict[Hashable, Pool], unusable: list[str]

@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from hostler.gateway.framing import ChunkedDecoder, whole_chunks
 from hostler.gateway.heads import AnswerHead, UnusableAnswer, read_answer_head
+from hostler.gateway.health import Watched
 from hostler.gateway.targets import address_of
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
@@ -228,6 +229,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._decoder = ChunkedDecoder() if answer.chunked else None
         self._left = length or 0
         taker.answer_head(answer)
+        if self._taker is not taker:
+            return
         if end < len(data):
             self._read_body(data[end:], answer, taker)
         elif length == 0:
@@ -266,7 +269,7 @@ class UpstreamConnection(asyncio.Protocol):
             taker.answer_flush(ended=ended, reusable=answer.keep_alive and not overrun)
 
 
-class Pool:
+class Pool(Watched):
     """The connections to one target, and how many requests it is working on (`in_flight`).
 
     `lines` are the headers that every request to the target gets. `on_drained` is called when the last request ends
@@ -294,6 +297,7 @@ class Pool:
         self, target: ReplicaTarget | ExternalTarget, *, on_drained: Callable[[Pool], None] | None = None
     ) -> None:
         """Raises `UnusableTarget`."""
+        super().__init__()
         self._idle: deque[UpstreamConnection] = deque()
         self._connections: set[UpstreamConnection] = set()
         self._on_drained = on_drained
