@@ -17,6 +17,21 @@ from front_tokens import Generated, answer_tokens
 Result = TypeVar("Result")
 ESTABLISHED = 1
 """Of the kernel's `tcp_states.h`."""
+NOT_FOUND = {
+    "llamacpp": (b"application/json", b'{"error":{"message":"File Not Found","type":"not_found_error","code":404}}'),
+    "fastapi": (b"application/json", b'{"detail":"Not Found"}'),
+    "gin": (b"text/plain", b"404 page not found"),
+    "aiohttp": (b"text/plain", b"404: Not Found"),
+    "page": (b"text/html", b"<html><title>404</title></html>"),
+    "openai": (b"application/json", b'{"error":{"message":"Invalid URL (POST /v1/messages)"}}'),
+    "empty": (b"text/plain", b""),
+    "no-adapter": (b"application/json", b'{"error":{"message":"The model `x` does not exist.","code":404}}'),
+    "no-response": (b"application/json", b'{"error":{"message":"Response with id \'r1\' not found."}}'),
+    "ollama": (b"application/json", b'{"error":"model \'x\' not found, try pulling it first"}'),
+    "strange": (b"application/json", b"[404]"),
+    "long": (b"text/html", b"<html>" + b" " * 5000),
+}
+"""The bodies, with their types, of servers that lack a path, and of those that lack something else."""
 
 
 class LoopThread:
@@ -274,6 +289,19 @@ class ScriptedUpstream:
         await self._paced(reader, float(seconds))
         await self._echo(seen, reader, writer)
 
+    async def _lacks(
+        self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: str
+    ) -> None:
+        """A 404 as some server words it."""
+        kind, body = NOT_FOUND[answer]
+        writer.write(
+            b"HTTP/1.1 404 Not Found\r\nContent-Type: %b\r\nX-Engine: scripted\r\nContent-Length: %d\r\n\r\n"
+            % (kind, len(body))
+        )
+        # In two pieces, as the whole need not come in one read.
+        await writer.drain()
+        writer.write(body)
+
     async def _never(self, _seen: Seen, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await self._until_gone(reader)
 
@@ -326,10 +354,11 @@ class ScriptedUpstream:
 
     async def _cut(self, _seen: Seen, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter, how: str) -> None:
         heads = {
-            "length": b"Content-Length: 1000\r\n\r\nhalf of it",
-            "chunks": b"Transfer-Encoding: chunked\r\n\r\na\r\nhalf of it\r\n",
+            "length": b"200 OK\r\nContent-Length: 1000\r\n\r\nhalf of it",
+            "chunks": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\na\r\nhalf of it\r\n",
+            "missing": b"404 Not Found\r\nContent-Length: 1000\r\n\r\nhalf of it",
         }
-        writer.write(b"HTTP/1.1 200 OK\r\n" + heads[how])
+        writer.write(b"HTTP/1.1 " + heads[how])
         await writer.drain()
         raise Gone
 

@@ -46,7 +46,7 @@ def served(front: Front) -> tuple[object, ...]:
 
 def _targets(front: Front, name: str) -> set[tuple[str, int]]:
     draws = [step / 50 for step in range(50)]
-    chosen = (front.table.endpoints[name].choose(lambda draw=draw: draw) for draw in draws, now=0.0)
+    chosen = (front.table.endpoints[name].choose(lambda draw=draw: draw, now=0.0) for draw in draws)
     return {(pool.host, pool.port) for pool in chosen if pool is not None}
 
 
@@ -77,7 +77,7 @@ def test_no_pool_is_kept_for_what_no_endpoint_uses(steps: list[Content]) -> None
             pool
             for one in front.table.endpoints.values()
             for step in range(20)
-            if (pool := one.choose(lambda step=step: step / 20)) is not None
+            if (pool := one.choose(lambda step=step: step / 20, now=0.0)) is not None
         }
         front.apply(change(version, before, after))
         targets = {

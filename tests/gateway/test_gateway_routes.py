@@ -39,7 +39,10 @@ def test_head_is_answered_without_a_body(gateway: Gateway) -> None:
         assert wire.reply().status == 200
 
 
-@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "rerank", "responses", "messages"])
+@pytest.mark.parametrize(
+    "path",
+    ["chat/completions", "completions", "embeddings", "rerank", "responses", "messages", "messages/count_tokens"],
+)
 def test_openai_paths_are_routed_by_the_bodys_model(gateway: Gateway, upstream: ScriptedUpstream, path: str) -> None:
     body = b'{"messages": [], "temperature": 1.50, "model": "chat", "stream": null}'
     reply = gateway.ask("POST", f"/v1/{path}?q=1", body=body, content_type="application/json")
@@ -202,6 +205,12 @@ def test_errors_have_openais_shape(gateway: Gateway) -> None:
         assert reply.headers["content-type"] == "application/json"
         assert set(reply.json) == {"error"}
         assert set(reply.error) == {"message", "type", "param", "code"}
+
+
+def test_errors_of_anthropics_paths_have_its_shape_too(gateway: Gateway) -> None:
+    body: dict[str, Any] = gateway.ask("POST", "/v1/messages", body=b'{"model":"nothing"}').json
+    assert body["type"] == "error"
+    assert (body["error"]["type"], body["error"]["code"]) == ("invalid_request_error", "model_not_found")
 
 
 def test_v2_errors_have_the_protocols_shape(gateway: Gateway) -> None:

@@ -96,6 +96,11 @@ class Account:
             )
         front.open_accounts += 1
 
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the answer is read for what it used."""
+        return self._call is not None
+
     def hide_usage(self) -> None:
         """The chunk that tells a stream's usage was asked for by the gateway alone."""
         self._hides_usage = True

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from urllib.parse import unquote
 
 from hostler.decide.admit import Denial, admit, may_call
+from hostler.gateway.bodies import with_model
 from hostler.gateway.routing import Route
 from hostler.gateway.table import Endpoint, Table
 from hostler.spec.errors import Forbidden, HostlerError, NotFound, Unauthenticated, Unavailable
@@ -60,6 +61,24 @@ def endpoint_for(name: str, *, grant: KeyGrant, table: Table) -> Endpoint:
             code="model_forbidden",
         )
     return endpoint
+
+
+def split_model(model: str) -> tuple[str, str | None]:
+    """The endpoint's name and the adapter's in a request's `model`, which is `ENDPOINT` or `ENDPOINT:ADAPTER`."""
+    name, _, adapter = model.partition(":")
+    return (name, adapter) if adapter else (model, None)
+
+
+def for_adapter(body: bytes, *, adapter: str, endpoint: Endpoint) -> bytes:
+    """`body` for an engine that serves the adapter under its own name. Raises `NotFound` if a provider answers."""
+    if endpoint.external:
+        raise NotFound(
+            f"{endpoint.name!r} is served by a provider, so it has no adapter {adapter[:_NAME_LENGTH]!r}.",
+            hint=f'Use "model": "{endpoint.name}".',
+            param="model",
+            code="adapter_not_found",
+        )
+    return with_model(body, model=adapter)
 
 
 def check_protocol(endpoint: Endpoint, route: Route, *, path: str) -> None:

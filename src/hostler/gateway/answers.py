@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import hostler
-from hostler.gateway.admission import callable_names, endpoint_for
+from hostler.gateway.admission import callable_names, endpoint_for, split_model
 from hostler.gateway.heads import connection_line, status_line
 from hostler.gateway.refusals import RateLimited, WrongMethod
 from hostler.gateway.request import Request
@@ -44,12 +44,15 @@ def error_answer(error: HostlerError, *, path: str) -> Answer:
     """A refusal in the shape of OpenAI's API.
 
     Under `/v2` the Open Inference Protocol wants `error` to be the text itself (its clients add it to a string and
-    fail on an object), so there `type`, `param` and `code` stand beside it.
+    fail on an object), so there `type`, `param` and `code` stand beside it. Anthropic's API marks an error's body with
+    a `type` beside the `error`.
     """
     body: dict[str, Any] = error.body()
     if path == "/v2" or path.startswith("/v2/"):
         fields = body["error"]
         body = {"error": fields["message"], **{name: value for name, value in fields.items() if name != "message"}}
+    elif path.startswith("/v1/messages"):
+        body["type"] = "error"
     lines = _JSON
     match error:
         case Unauthenticated():
@@ -97,7 +100,8 @@ def local_answer(route: Route, *, grant: KeyGrant, table: Table, body: bytes = b
             names = callable_names(grant, table=table)
             return _json({"object": "list", "data": [_model(table.endpoints[name]) for name in names]})
         case Kind.MODEL:
-            return _json(_model(endpoint_for(route.name, grant=grant, table=table)))
+            name, _ = split_model(route.name)
+            return _json(_model(endpoint_for(name, grant=grant, table=table)))
         case Kind.OIP_SERVER:
             return _json(
                 {

@@ -24,6 +24,7 @@ from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_start
 from hostler.gateway.metering import Meter
+from hostler.gateway.missing import is_bare, may_tell_missing, path_missing
 from hostler.gateway.refusals import LoopDetected
 from hostler.gateway.request import Request, SentHead
 from hostler.gateway.table import Endpoint
@@ -96,8 +97,10 @@ class Exchange:
         "_sent_body",
         "_target",
         "_tried",
+        "_undecided",
         "_upstream",
         "_waiting_pieces",
+        "_written",
         "method",
     )
 
@@ -132,14 +135,17 @@ class Exchange:
         self._meter: Meter | None = None
         self._chunked = False
         self._close = False
+        self._undecided = False
+        self._written = False
         self._out: list[bytes] = []
+        self._undecided = False
         self._heard = front.now
         self._sent_at = 0.0
 
     @property
     def answering(self) -> bool:
         """Whether the client may have seen a part of the answer."""
-        return self._answer is not None
+        return self._written
 
     # What the client's connection calls.
 
@@ -240,7 +246,7 @@ class Exchange:
         """Pass the answer on in one piece."""
         if answer.refuses and self._begun_elsewhere():
             return
-        if answer.events:
+        if answer.events or answer.status == 404:
             self.answer_head(answer)
             self.answer_body(body)
             self.answer_flush(ended=True, reusable=reusable)
@@ -260,7 +266,8 @@ class Exchange:
         client.answered(close=close)
 
     def answer_head(self, answer: AnswerHead) -> None:
-        """Prepare the client's head; it leaves with what else came in the same read."""
+        """Prepare the client's head; it leaves with what else came in the same read, or not before it is decided
+        whether the engine lacks the path."""
         if answer.refuses and self._begun_elsewhere():
             return
         request = self._request
@@ -270,6 +277,7 @@ class Exchange:
         shortened = self._meter is not None and self._meter.shortens
         self._chunked = answer.has_body and (answer.length is None or shortened) and not request.head.http_1_0
         self._close = self._client.closing or (answer.has_body and answer.length is None and request.head.http_1_0)
+        self._undecided = answer.status == 404 and may_tell_missing(answer, path=request.head.path)
         self._out.append(
             client_head(answer, request, close=self._close, chunked=self._chunked, lines=self._account.lines)
         )
@@ -290,6 +298,7 @@ class Exchange:
                 self._out.append(data)
                 data = b"".join(self._out)
                 self._out.clear()
+            self._written = True
             self._client.write(data)
             return
         decoder = ChunkedDecoder()
@@ -301,6 +310,16 @@ class Exchange:
         """Write what came in one read at once, and end if the answer is whole."""
         self._heard = self._front.now
         out = self._out
+        if self._undecided:
+            if not ended:
+                return
+            self._undecided = False
+            if is_bare(b"".join(out[1:])):
+                out.clear()
+                self._account.close("ok", status=404, deployment=self._deployment)
+                self._release(reusable=reusable and self._body_ended)
+                self._client.refuse(path_missing(self._endpoint, path=self._request.head.path))
+                return
         if ended:
             held = self._meter.finish() if self._meter is not None else b""
             if held:
@@ -312,6 +331,7 @@ class Exchange:
         if out:
             data = out[0] if len(out) == 1 else b"".join(out)
             out.clear()
+            self._written = True
             self._client.write(data)
         if ended:
             if self._answer is not None:
@@ -370,7 +390,14 @@ class Exchange:
         target, provider = self._target, pool.external is not None
         if provider:
             target = pool.prefix + target.partition("?")[0].removeprefix("/v1")
-        return upstream_start(self._request.head, target=target, lines=pool.lines, length=length, provider=provider)
+        return upstream_start(
+            self._request.head,
+            target=target,
+            lines=pool.lines,
+            length=length,
+            provider=provider,
+            plain=self._account.counts_tokens,
+        )
 
     def _affinity(self, endpoint: Endpoint) -> int | None:
         return prefix_key(self._body) if endpoint.sticky and self._body is not None else None
@@ -445,7 +472,8 @@ class Exchange:
     def _fail(self, error: HostlerError) -> None:
         answer = self._answer
         self._account.close("failed", status=answer.status if answer is not None else 0, deployment=self._deployment)
-        if answer is None:
+        if answer is None or not self._written:
+            self._out.clear()
             self._client.refuse(error)
         else:
             self._client.cut(reset=answer.length is None and not self._chunked)

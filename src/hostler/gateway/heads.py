@@ -61,12 +61,13 @@ class AnswerHead:
 
     `start` is what the client is sent of it: the status line and the headers that pass. `length` is the body's
     announced bytes, `has_body` whether there is one (RFC 9112, 6.3); `until_close` says that only the end of the
-    connection ends it. `events` says that the body is a stream of server-sent events. `fails` says that it speaks
+    connection ends it. `encoded` says that it has a content coding, `events` that the body is a stream of server-sent events. `fails` says that it speaks
     against the upstream, `refuses` that the upstream has not begun the request and another may (`decide.eject`).
     """
 
     __slots__ = (
         "chunked",
+        "encoded",
         "events",
         "fails",
         "has_body",
@@ -93,18 +94,22 @@ class AnswerHead:
         self.length: int | None = None
         self.chunked = False
         self.events = False
+        self.encoded = False
         options: set[bytes] = set()
         passed: Headers = []
         for name, value in headers:
             if name not in _ANSWER_DROPPED:
+                self.encoded |= name == b"content-encoding"
                 self.events |= name == b"content-type" and value.lstrip(b" \t").lower().startswith(_EVENTS)
                 passed.append((name, value))
             elif name == b"connection":
                 options |= {option.strip(b" \t") for option in value.lower().split(b",")}
             else:
                 self._take_framing(name, value.strip(b" \t"))
-        if self.chunked and self.length is not None:
-            raise UnusableAnswer("both a length and a transfer coding")
+        if version not in ("1.0", "1.1"):
+            raise UnusableAnswer("what is not HTTP/1")
+        if self.chunked and (self.length is not None or version == "1.0"):
+            raise UnusableAnswer("a transfer coding where there must be none")
         dropped = options | _PROVIDER_DROPPED if provider else options
         self.keep_alive = version == "1.1" and b"close" not in options
         retry_after = any(name == b"retry-after" for name, _ in passed)
@@ -175,16 +180,21 @@ def hops(head: Head) -> int:
     return 0
 
 
-def upstream_start(head: Head, *, target: str, lines: bytes, length: int | None, provider: bool) -> bytes:
+def upstream_start(
+    head: Head, *, target: str, lines: bytes, length: int | None, provider: bool, plain: bool = False
+) -> bytes:
     """The head an upstream is sent, up to the request's id.
 
     `lines` are the upstream's own (Host, Authorization), `length` the bytes of the body: None for a chunked one, and
     no length is sent where neither the method nor the caller implies a body. A provider (`provider`) sees but a few
-    of the caller's headers, an engine all that the caller may pass on.
+    of the caller's headers, an engine all that the caller may pass on, but for `accept-encoding` if the answer has to be
+    `plain`.
     """
     passed = head.passed
     if provider:
         passed = [header for header in passed if header[0] in _PROVIDER_SEES]
+    elif plain:
+        passed = [header for header in passed if header[0] != b"accept-encoding"]
     parts = [f"{head.method} {target} HTTP/1.1\r\n".encode("latin-1"), lines]
     if provider:
         parts.append(b"%b: %d\r\n" % (HOPS, hops(head) + 1))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hostler.gateway.account import Account
-from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for
+from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for, for_adapter, split_model
 from hostler.gateway.answers import Answer, local_answer, public_answer
 from hostler.gateway.bodies import CallFields, read_call, read_passed_call, with_usage_asked
 from hostler.gateway.exchange import Client, Exchange
@@ -22,6 +22,8 @@ from hostler.spec.snapshot import KeyGrant
 COLLECTED_BYTES = 64 * 1024
 """A body of this size or less is read whole although its path says where it goes: it can then be sent again, and so go
 out on a kept-alive connection."""
+_UNCOUNTED_PATHS = frozenset({"/v1/messages/count_tokens"})
+"""Of OpenAI's API and Anthropic's, those that generate nothing."""
 _STREAMED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Whose streams tell their usage only if they are asked to."""
 
@@ -69,11 +71,14 @@ def open_whole(client: Client, request: Request, admitted: Admitted, body: bytes
     kind, table = route.kind, front.table
     if kind is Kind.OPENAI:
         call = read_call(body)
-        endpoint = endpoint_for(call.model, grant=grant, table=table)
+        name, adapter = split_model(call.model)
+        endpoint = endpoint_for(name, grant=grant, table=table)
         check_protocol(endpoint, route, path=request.head.path)
-        return _exchange(
-            client, request, grant, endpoint, front=front, target=request.head.target, body=body, call=call
-        )
+        if adapter is not None:
+            body = for_adapter(body, adapter=adapter, endpoint=endpoint)
+        target = request.head.target
+        counted = call if request.head.path not in _UNCOUNTED_PATHS else None
+        return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=counted)
     if kind is Kind.PASS:
         endpoint = endpoint_for(route.name, grant=grant, table=table)
         target = _passed_target(request.head, admitted, endpoint)

@@ -42,7 +42,15 @@ class Route(NamedTuple):
     """Whether it is answered without an API key."""
 
 
-_OPENAI_PATHS = ("chat/completions", "completions", "embeddings", "rerank", "responses", "messages")
+_OPENAI_PATHS = (
+    "chat/completions",
+    "completions",
+    "embeddings",
+    "rerank",
+    "responses",
+    "messages",
+    "messages/count_tokens",
+)
 _EXACT = {
     "/healthz": Route(Kind.ALIVE, _READ, public=True),
     "/readyz": Route(Kind.READY, _READ, public=True),
@@ -53,6 +61,7 @@ _EXACT = {
     "/v1/models": Route(Kind.MODELS, _READ),
     **{f"/v1/{path}": Route(Kind.OPENAI, _SUBMIT, "openai") for path in _OPENAI_PATHS},
 }
+ROUTED_BY_MODEL = frozenset(path for path, route in _EXACT.items() if route.kind is Kind.OPENAI)
 _MODEL = "/v1/models/"
 _OIP_MODEL = "/v2/models/"
 _OIP_SUBMITS = frozenset({"infer", "generate", "generate_stream"})
