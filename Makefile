@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NODE := tests/system/clients/node
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
@@ -10,7 +11,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/hostler demo
 
-test: $(VENV)/.test
+test: $(VENV)/.clients
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-vllm: $(VENV)/.test
@@ -35,7 +36,7 @@ bench-gateway: $(VENV)/.test
 	$(BIN)/python benchmarks/gateway.py
 
 clean:
-	rm -rf $(VENV) .venv-vllm
+	rm -rf $(VENV) .venv-vllm .venv-clients $(NODE)/node_modules
 
 $(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hostler needs Python 3.11 or newer; try make PYTHON=python3.11")'
@@ -50,3 +51,7 @@ $(VENV)/.demo: $(VENV)/.uv pyproject.toml
 $(VENV)/.test: $(VENV)/.uv pyproject.toml
 	$(UV) --editable '.[all]' --group check --group test
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.clients: $(VENV)/.test $(NODE)/package-lock.json scripts/client_environments.py
+	$(BIN)/python scripts/client_environments.py
+	touch $@

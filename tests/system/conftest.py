@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -151,7 +151,14 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def shared_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform with both examples deployed, for tests that only use it."""
-    started = Platform(tmp_path_factory.mktemp("home"))
+    with serving(tmp_path_factory.mktemp("home")) as started:
+        yield started
+
+
+@contextmanager
+def serving(home: Path) -> Generator[Platform]:
+    """A platform with both examples deployed: `chat` on llama.cpp, `digits` on ONNX Runtime."""
+    started = Platform(home)
     try:
         started.up()
         started.deploy(EXAMPLES / "chat/gguf", "chat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +41,23 @@ def front(platform: Platform, method: str, path: str, **options: Any) -> httpx.R
 
 def api(platform: Platform, method: str, path: str, **options: Any) -> httpx.Response:
     return httpx.request(method, platform.settings.api_url + path, headers=platform.headers, **options)
+
+
+def test_the_engine_refuses_whoever_does_not_come_through_the_gateway(shared_platform: Platform) -> None:
+    replica = shared_platform.get("chat").replicas[0]
+    answer = httpx.post(f"http://{replica.address}/v1/chat/completions", json=CHAT)
+    assert answer.status_code == 401
+
+
+def test_no_secret_is_in_any_command_line(shared_platform: Platform) -> None:
+    secrets = [shared_platform.key, shared_platform.home.feed_token.read_text()]
+    for path in shared_platform.home.replicas.glob("*/launch.json"):
+        token = json.loads(path.read_text())["launch"]["token"]
+        secrets += [token] if token else []
+    assert len(secrets) == 4
+    for process in shared_platform.processes():
+        line = " ".join(process.cmdline())
+        assert not any(secret in line for secret in secrets), line
 
 
 def test_unknown_model(shared_platform: Platform) -> None:
