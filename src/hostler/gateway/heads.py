@@ -61,8 +61,9 @@ class AnswerHead:
 
     `start` is what the client is sent of it: the status line and the headers that pass. `length` is the body's
     announced bytes, `has_body` whether there is one (RFC 9112, 6.3); `until_close` says that only the end of the
-    connection ends it. `encoded` says that it has a content coding, `events` that the body is a stream of server-sent events. `fails` says that it speaks
-    against the upstream, `refuses` that the upstream has not begun the request and another may (`decide.eject`).
+    connection ends it. `encoded` says that it has a content coding, `events` that the body is a stream of server-sent
+    events. `fails` says that it speaks against the upstream, `refuses` that the upstream has not begun the request and
+    another may (`decide.eject`).
     """
 
     __slots__ = (
@@ -187,8 +188,8 @@ def upstream_start(
 
     `lines` are the upstream's own (Host, Authorization), `length` the bytes of the body: None for a chunked one, and
     no length is sent where neither the method nor the caller implies a body. A provider (`provider`) sees but a few
-    of the caller's headers, an engine all that the caller may pass on, but for `accept-encoding` if the answer has to be
-    `plain`.
+    of the caller's headers, an engine all that the caller may pass on, without `accept-encoding` if the answer has to
+    be `plain`.
     """
     passed = head.passed
     if provider:
