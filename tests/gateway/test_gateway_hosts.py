@@ -65,14 +65,13 @@ def test_an_unknown_host_is_refused_before_the_key_is_looked_at(
     assert upstream.seen == []
 
 
-def test_the_host_of_an_absolute_target_counts_instead_of_the_header(
+def test_an_absolute_target_is_of_the_host_that_the_header_names(
     start: Callable[..., Gateway], upstream: ScriptedUpstream
 ) -> None:
     gateway = start(HOSTLER_ALLOWED_HOSTS="door.example.com").listening()
-    assert status_of(gateway, "http://door.example.com/v1/models", "evil.test") == 200
-    assert status_of(gateway, "http://door.example.com:80/v1/models", "door.example.com") == 200
-    assert status_of(gateway, "http://evil.test/v1/models", "door.example.com") == 421
-    for target in ("http:///v1/models", "http://me@door.example.com/v1/models", "http://door.example.com?a=b"):
+    assert status_of(gateway, "http://door.example.com/v1/models", "door.example.com") == 200
+    assert status_of(gateway, "http://evil.test/v1/models", "evil.test") == 421
+    for target in ("http:///v1/models", "http://me@door.example.com/v1/models", "http://evil.test/v1/models"):
         assert status_of(gateway, target, "door.example.com") == 400, target
 
 

@@ -9,7 +9,26 @@ from hostler.gateway.refusals import malformed
 LAST_CHUNK = b"0\r\n\r\n"
 MAX_CHUNK_LINE_BYTES = 256
 MAX_TRAILER_BYTES = 8 * 1024
-_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")
+_TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
+_NO_TRAILERS = frozenset(
+    {
+        b"authorization",
+        b"connection",
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"expect",
+        b"host",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-api-key",
+    }
+)
+"""They say how a message is framed, routed or who sends it (RFC 9110, 6.5.1): behind the body it is too late."""
 
 
 def chunk(data: bytes) -> bytes:
@@ -43,10 +62,11 @@ def whole_chunks(data: bytes) -> int:
 
 
 class ChunkedDecoder:
-    """Takes the chunks off a body as it arrives. Trailers are checked for size and dropped.
+    """Takes the chunks off a body as it arrives. Trailers are checked and dropped.
 
     Raises `InvalidRequest` on anything that another parser might read differently: a bare LF, a sign, a prefix or
-    spaces around a size, more than 16 digits.
+    spaces around a size, more than 16 digits, control characters in an extension, a trailer that is no header or that
+    says how the message is framed.
     """
 
     __slots__ = ("_buffer", "_end_due", "_left", "_trailer_bytes", "finished", "rest")
@@ -101,14 +121,25 @@ class ChunkedDecoder:
             self._trailer_bytes += len(line) + 2
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise malformed("the trailers are too long")
-            self.finished = not line
+            if line:
+                _check_trailer(line)
+            else:
+                self.finished = True
         else:
-            size, _, _ = line.partition(b";")
-            if not _CHUNK_SIZE.fullmatch(size):
+            found = _CHUNK_LINE.fullmatch(line)
+            if found is None:
                 raise malformed("a chunk's size is not a hexadecimal number")
-            self._left = int(size, 16)
+            self._left = int(found[1], 16)
             if self._left == 0:
                 self._trailer_bytes = 0
+
+
+def _check_trailer(line: bytes) -> None:
+    found = _TRAILER.fullmatch(line)
+    if found is None:
+        raise malformed("a trailer is not a header")
+    if found[1].lower() in _NO_TRAILERS:
+        raise malformed(f"the header {found[1].decode().lower()} may not be a trailer")
 
 
 def _line_end(buffer: bytes, position: int) -> int:

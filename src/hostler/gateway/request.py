@@ -26,6 +26,7 @@ _MOST_HEADS = 1024
 
 _METHOD_NAMES = {method.encode(): method for method in METHODS}
 _HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
+_ABSOLUTE = re.compile(r"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+=/\-]{1,128}")
 _MAX_LENGTH_DIGITS = 15
 
@@ -139,9 +140,12 @@ class _HeadParts:
             if name in _ONCE:
                 self._repeated = name
 
-    def settle(self, *, method: bytes, version: str) -> None:
+    def settle(self, data: bytes, *, method: bytes, version: str) -> None:
         """Read what the headers say. Raises `HostlerError` for whatever cannot be served safely."""
         read, head = self._read, self.head
+        if not data.startswith(b"%b %b HTTP/" % (method, self._url)):
+            # The parser is lenient on blank lines and spaces, and knows protocols that look like HTTP.
+            raise malformed("it does not begin with a method, a target and HTTP/1.1, one space between them")
         if version != "1.1":
             if version != "1.0":
                 raise VersionUnsupported(f"HTTP/{version} is not spoken here.", hint="Use HTTP/1.1.")
@@ -200,21 +204,25 @@ class _HeadParts:
             raise UrlTooLong(f"The URL is {len(self._url)} bytes long; {MAX_URL_BYTES} are allowed.")
         target = self._url.decode("latin-1")
         if not target.startswith("/"):
-            scheme, separator, rest = target.partition("://")
-            if not separator or scheme.lower() not in ("http", "https"):
-                raise malformed("the request target is not a path")
-            authority, slash, path = rest.partition("/")
-            target = slash + path or "/"
-            # It counts instead of the Host header (RFC 9112, 3.2.2).
-            self.head.host = host = authority.encode("latin-1")
-            if not host or not _HOST.fullmatch(host):
-                raise malformed("the request target has no host, or what is not one")
+            target = self._origin_form(target)
         if "#" in target:
             raise malformed("the request target has a fragment")
         self.head.target = target
         self.head.path = path = target.partition("?")[0] if "?" in target else target
         if "/.." in path and ".." in path.split("/"):
             raise malformed("the path has '..' in it")
+
+    def _origin_form(self, target: str) -> str:
+        """Path and query of an absolute target, which must be of the host that `Host` names (RFC 9112, 3.2.2)."""
+        absolute = _ABSOLUTE.fullmatch(target)
+        if absolute is None:
+            raise malformed("the request target is not a path")
+        host = self._read.get(b"host")
+        if host is not None and host.lower() != absolute[1].lower().encode("latin-1"):
+            raise malformed("the request target is of another host than the Host header")
+        self.head.host = absolute[1].encode("latin-1")
+        rest = absolute[2]
+        return rest if rest.startswith("/") else "/" + rest
 
 
 def read_head(data: bytes) -> Head:
@@ -228,7 +236,7 @@ def read_head(data: bytes) -> Head:
         pass
     except HttpParserError as error:
         raise malformed(str(error) or "it cannot be parsed") from None
-    parts.settle(method=parser.get_method(), version=parser.get_http_version())
+    parts.settle(data, method=parser.get_method(), version=parser.get_http_version())
     return parts.head
 
 
