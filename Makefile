@@ -6,7 +6,7 @@ NODE := tests/system/clients/node
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-vllm check format bench bench-gateway clean
+.PHONY: demo test test-vllm fuzz check format bench bench-gateway clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hostler demo
@@ -17,6 +17,9 @@ test: $(VENV)/.clients
 test-vllm: $(VENV)/.test
 	$(BIN)/python scripts/vllm_environment.py .venv-vllm
 	HOSTLER_TEST_VLLM=.venv-vllm $(BIN)/pytest -m vllm
+
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/gateway/fuzz_gateway.py
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
