@@ -17,6 +17,9 @@ from hostler.spec.errors import Conflict, InvalidRequest, PortTaken
 
 _LOCK_WAIT_S = 5.0
 _LOCK_POLL_S = 0.02
+_UNSENT_BYTES = 128 * 1024
+"""The kernel holds no more than this for a client beyond what is on its way to it. Without a bound it takes megabytes
+for each client that does not read, where no limit of a worker counts them."""
 
 
 @contextmanager
@@ -87,6 +90,8 @@ def _bound(settings: Settings, *, shared: bool) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Accepted connections inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         listener.bind(address)
     except OSError as error:
         listener.close()
