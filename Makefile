@@ -35,11 +35,13 @@ format: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py
 
-bench-gateway: $(VENV)/.test
-	$(BIN)/python benchmarks/gateway.py
+# Options go to it with ARGS, as in: make bench-gateway ARGS='--only plain,stream'
+bench-gateway: $(VENV)/.bench
+	$(BIN)/python scripts/bench_peers.py
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-clients $(NODE)/node_modules
+	rm -rf $(VENV) .venv-vllm .venv-clients .venv-bench-* $(NODE)/node_modules
 
 $(VENV)/.uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Hostler needs Python 3.11 or newer; try make PYTHON=python3.11")'
@@ -57,4 +59,7 @@ $(VENV)/.test: $(VENV)/.uv pyproject.toml
 
 $(VENV)/.clients: $(VENV)/.test $(NODE)/package-lock.json scripts/client_environments.py
 	$(BIN)/python scripts/client_environments.py
+
+$(VENV)/.bench: $(VENV)/.test
+	$(UV) --editable . --group bench
 	touch $@
