@@ -88,23 +88,29 @@ def _streams(report: Report) -> Iterator[Bar]:
     if ours and theirs and ours.cpu_us and theirs.cpu_us:
         yield Bar(
             work="proxy CPU for a streamed chunk, 40,000 chunks/s",
-            figure=f"{ours.cpu_us.median:.1f} µs; nginx {theirs.cpu_us.median:.1f} µs",
+            figure=f"{ours.cpu_us.median:.1f} µs, {ours.merged.median:.0%} merged; "
+            f"nginx {theirs.cpu_us.median:.1f} µs, {theirs.merged.median:.0%} merged",
             value=ours.cpu_us.median / theirs.cpu_us.median,
             bar=1.3,
             goal=1.0,
             unit=" of nginx",
         )
-    held = next((row.streams for row in report.held if row.peer == NAME), None)
-    if held is not None:
-        yield Bar(
-            work="streams held, 20 ms chunks",
-            figure=f"{held.median:,.0f} ({held.least:,.0f} to {held.most:,.0f})",
-            value=held.median,
-            bar=2000,
-            goal=5000,
-            unit=" streams",
-            more=True,
-        )
+    held = {row.peer: row for row in report.held}
+    if NAME in held and "direct" in held:
+        ours, alone = held[NAME], held["direct"]
+        for work, value, ceiling in (
+            ("no chunk lost or late", ours.in_time.median, alone.in_time.median),
+            ("no chunk lost, late or merged", ours.alone.median, alone.alone.median),
+        ):
+            yield Bar(
+                work=f"streams held, 20 ms chunks, {work}",
+                figure=f"{value:,.0f}; direct {ceiling:,.0f}",
+                value=value,
+                bar=2000,
+                goal=5000,
+                unit=" streams",
+                more=True,
+            )
 
 
 def _memory(report: Report) -> Iterator[Bar]:

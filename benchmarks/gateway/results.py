@@ -62,10 +62,12 @@ class StreamRow(msgspec.Struct, frozen=True):
 
 
 class HeldRow(msgspec.Struct, frozen=True):
-    """The most streams of the ladder that were held. `limit` says what the next step failed by, in words."""
+    """The most streams of the ladder with no frame lost or late, and with each frame in a read of its own besides.
+    `limit` says in words what ended the ladder in the last round."""
 
     peer: str
-    streams: Spread
+    in_time: Spread
+    alone: Spread
     limit: str
 
 

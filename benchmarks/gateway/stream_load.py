@@ -1,7 +1,7 @@
 """Clients that read streams and look at every frame: `python -m benchmarks.gateway.stream_load ORDER`.
 
 `ORDER` is a `StreamOrder` in JSON, what is printed a `StreamResult`. Frames carry their number and the time they were
-sent, so that a lost frame, a late one, and one that came together with a later one are told apart.
+due, so that a lost frame, a late one, and one that came together with a later one are told apart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.gateway.machine import Use, cpu_use, raise_file_limit
 from benchmarks.gateway.traffic import MARK, MARKED_BYTES, request, stream_body
 
 LATE_US = 100_000
-"""How long after it was sent a frame is late."""
+"""How long after it was due a frame is late."""
 _OPENED_A_TURN = 10
 _READ_BYTES = 65536
 _SAMPLED = 8
@@ -57,9 +57,14 @@ class StreamResult(msgspec.Struct, frozen=True):
     kernel_s: float
 
     @property
-    def held(self) -> bool:
-        """Whether every frame of every stream came, in time and on its own."""
-        return self.frames > 0 and not (self.lost or self.late or self.merged or self.failed)
+    def in_time(self) -> bool:
+        """Whether every frame of every stream came, and none late."""
+        return self.frames > 0 and not (self.lost or self.late or self.failed)
+
+    @property
+    def alone(self) -> bool:
+        """Whether they came in time and each in a read of its own."""
+        return self.in_time and not self.merged
 
 
 class StreamLoad:

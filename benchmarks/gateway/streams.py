@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -38,51 +39,70 @@ def measure_stream(bench: Bench) -> list[StreamRow]:
 
 def measure_held(bench: Bench) -> list[HeldRow]:
     """The ladder, for each peer up to the first step that fails, and no further than the upstream alone gets."""
-    held: defaultdict[str, list[int]] = defaultdict(list)
-    limits: dict[str, str] = {}
+    found: defaultdict[str, list[_Climb]] = defaultdict(list)
     for targets in bench.turns():
         ceiling = LADDER[-1]
         for target in targets:
-            streams, limits[target.name] = _climb(bench, target, ceiling=ceiling)
-            held[target.name].append(streams)
+            climb = _climb(bench, target, ceiling=ceiling)
+            found[target.name].append(climb)
             if target is bench.upstream:
-                ceiling = streams
+                ceiling = climb.in_time
     return [
-        HeldRow(peer=target.name, streams=spread(held[target.name]), limit=limits[target.name])
+        HeldRow(
+            peer=target.name,
+            in_time=spread(climb.in_time for climb in found[target.name]),
+            alone=spread(climb.alone for climb in found[target.name]),
+            limit=found[target.name][-1].limit,
+        )
         for target in (bench.upstream, *bench.peers)
     ]
 
 
-def _climb(bench: Bench, target: Target, *, ceiling: int) -> tuple[int, str]:
-    held = 0
+@dataclass(slots=True)
+class _Climb:
+    in_time: int = 0
+    alone: int = 0
+    limit: str = "the end of the ladder"
+
+
+def _climb(bench: Bench, target: Target, *, ceiling: int) -> _Climb:
+    climb = _Climb()
     for streams in LADDER:
         if streams > ceiling:
-            return held, "load and upstream can do no more"
+            climb.limit = "load and upstream can do no more"
+            break
         result = _step(bench, target, streams=streams)
-        if result is None:
-            return held, f"at {streams}: the load did not end"
-        if not result.held:
-            came, wanted = result.frames / result.seconds, result.wanted / result.seconds
-            return held, (
-                f"at {streams}: {came:,.0f} of {wanted:,.0f} events/s, {result.lost} lost, {result.late} late, "
-                f"{result.merged} merged, {result.failed} streams failed"
-            )
-        held = streams
-    return held, "the end of the ladder"
+        if result is None or not result.in_time:
+            climb.limit = f"at {streams:,}: {_told(result)}"
+            break
+        if result.alone and climb.alone == climb.in_time:
+            climb.alone = streams
+        climb.in_time = streams
+    return climb
 
 
 def _step(bench: Bench, target: Target, *, streams: int) -> StreamResult | None:
-    """The best of a few tries, which end at the first that is held or that is no accident."""
+    """One try, and another if little went wrong."""
     for left in range(TRIES, 0, -1):
         result = _read(bench, target, streams=streams, interval_ms=HELD_INTERVAL_MS, seconds=max(2, bench.seconds))
-        if result is None or result.held or left == 1 or _hopeless(result):
+        if result is None or result.in_time or left == 1 or _hopeless(result):
             return result
     return None
 
 
 def _hopeless(result: StreamResult) -> bool:
     """Whether another try cannot help: far more went wrong than a hiccup of the machine explains."""
-    return result.failed > 0 or result.merged + result.late > result.wanted / 20
+    return result.failed > 0 or result.frames < 0.9 * result.wanted or result.late > 0.05 * result.wanted
+
+
+def _told(result: StreamResult | None) -> str:
+    if result is None:
+        return "the load did not end"
+    came, wanted = result.frames / result.seconds, result.wanted / result.seconds
+    return (
+        f"{came:,.0f} of {wanted:,.0f} events/s, {result.lost:,} lost, {result.late:,} late, "
+        f"{result.merged:,} merged, {result.failed:,} streams failed"
+    )
 
 
 def _read(bench: Bench, target: Target, *, streams: int, interval_ms: int, seconds: int) -> StreamResult | None:

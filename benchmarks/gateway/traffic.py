@@ -22,7 +22,7 @@ COMPLETION = json.dumps(
 FRAME_BYTES = 180
 MARK = b"#"
 MARKED_BYTES = 1 + 8 + 1 + 16
-"""Of `#TICK@MICROSECONDS` in a frame's content: the frame's number and when it was sent, on the machine's own clock."""
+"""Of `#TICK@MICROSECONDS` in a frame's content: the frame's number and when it was due, on the machine's own clock."""
 INTERVAL_FIELD = "interval-ms-"
 """What the `user` field of a streamed request begins with; every proxy passes that field on."""
 _QUESTION = [{"role": "user", "content": "How many gold medals did they win? " * 3}]

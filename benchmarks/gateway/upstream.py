@@ -112,7 +112,7 @@ class Upstream:
         for (interval_ms, slot), streams in self._slots.items():
             if now_ms % interval_ms != slot or not streams:
                 continue
-            data = frame(tick=now_ms // interval_ms % 10**8, at_us=time.monotonic_ns() // 1000)
+            data = frame(tick=now_ms // interval_ms % 10**8, at_us=now_ms * 1000)
             for descriptor, stream in tuple(streams.items()):
                 if stream.left > 0:
                     stream.left -= 1
