@@ -8,12 +8,13 @@ import logging
 import os
 import queue
 import threading
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from hostler.gateway.request import Request
 from hostler.settings import Settings
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.usage import Outcome
@@ -54,6 +55,31 @@ class AccessLine(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ttft_s: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+
+def line_of(
+    request: Request,
+    *,
+    client: str,
+    status: int,
+    outcome: Outcome | Literal["refused"],
+    seconds: float,
+    sent_bytes: int,
+    **known: Any,
+) -> AccessLine:
+    """The line of a request that ends at this moment; `known` are those of the further fields that are known."""
+    return AccessLine(
+        time=datetime.now(UTC),
+        request_id=request.id.decode("ascii"),
+        client=client,
+        method=request.head.method,
+        path=request.head.path,
+        status=status,
+        outcome=outcome,
+        seconds=seconds,
+        sent_bytes=sent_bytes,
+        **known,
+    )
 
 
 class AccessLog:

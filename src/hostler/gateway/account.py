@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import msgspec
 
+from hostler.gateway.access_log import AccessLine, line_of
 from hostler.gateway.bodies import CallFields
 from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead
@@ -17,6 +19,7 @@ from hostler.spec.errors import Unavailable
 from hostler.spec.snapshot import KeyGrant
 from hostler.spec.usage import Outcome, UsageRecord
 
+_NOTHING = Used(0, 0)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
@@ -27,7 +30,6 @@ class Account:
         "_body_bytes",
         "_call",
         "_endpoint",
-        "_first_at",
         "_front",
         "_grant",
         "_hides_usage",
@@ -36,6 +38,10 @@ class Account:
         "_reservation",
         "_settled",
         "_started_at",
+        "_status",
+        "_streamed",
+        "_used",
+        "outcome",
     )
 
     def __init__(
@@ -59,7 +65,11 @@ class Account:
         self._reservation: Reservation | None = None
         self._settled = False
         self._started_at = time.monotonic()
-        self._first_at = 0.0
+        self._status = 0
+        self._streamed = False
+        self._used: Used | None = None
+        self.outcome: Outcome = "ok"
+        """How it ended, once it has."""
 
     def admit(self) -> None:
         """Take what the request may use from every limit. Raises `RateLimited` or `Unavailable`; then nothing is taken.
@@ -101,6 +111,11 @@ class Account:
         """Whether the answer is read for what it used."""
         return self._call is not None
 
+    @property
+    def status(self) -> int:
+        """Of the engine's answer; 0 if there is none."""
+        return self._status
+
     def hide_usage(self) -> None:
         """The chunk that tells a stream's usage was asked for by the gateway alone."""
         self._hides_usage = True
@@ -113,14 +128,16 @@ class Account:
 
     def begin(self, answer: AnswerHead) -> Meter | None:
         """The answer has begun: what its body has to pass, None if nothing has to look at it."""
-        self._first_at = time.monotonic()
+        self._streamed = answer.events
         if self._call is not None and 200 <= answer.status < 300:
-            self._meter = EventMeter(hides_usage=self._hides_usage) if answer.events else BodyMeter()
+            if answer.events:
+                self._meter = EventMeter(hides_usage=self._hides_usage, clock=self._front.clock)
+            else:
+                self._meter = BodyMeter()
         return self._meter
 
     def close_whole(self, answer: AnswerHead, body: bytes, *, deployment: str) -> None:
         """The whole answer, which is no stream of events, came at once."""
-        self._first_at = time.monotonic()
         if not 200 <= answer.status < 300:
             self.close("ok", status=answer.status, deployment=deployment)
         else:
@@ -136,8 +153,9 @@ class Account:
         """
         if self._settled:
             return
+        self._status, self.outcome = status, outcome
         if not 200 <= status < 300:
-            self._settle(0)
+            self._settle(0, now=time.monotonic())
             return
         meter = self._meter
         used = meter.used if meter is not None else None
@@ -155,6 +173,7 @@ class Account:
         """Journal what was used, and settle what was taken for it."""
         if self._settled:
             return
+        self._status, self.outcome, self._used = status, outcome, used
         front, grant, endpoint = self._front, self._grant, self._endpoint
         prompt, completion, cached = used if used is not None else (0, 0, 0)
         now = time.monotonic()
@@ -185,9 +204,45 @@ class Account:
         unknown = used is None or (outcome == "aborted" and (self._meter is None or not self._meter.events))
         self._settle(None if unknown else prompt + completion, now=now)
 
-    def _settle(self, tokens: int | None, *, now: float | None = None) -> None:
+    def _settle(self, tokens: int | None, *, now: float) -> None:
+        """Give back what was taken and not used, and count the request."""
         self._settled = True
-        self._front.open_accounts -= 1
-        reservation = self._reservation
-        if reservation is not None:
-            reservation.settle(tokens, now=time.monotonic() if now is None else now)
+        front = self._front
+        front.open_accounts -= 1
+        if self._reservation is not None:
+            self._reservation.settle(tokens, now=now)
+        prompt, completion, _ = self._used or _NOTHING
+        front.metrics.answered(
+            self._endpoint.name,
+            status=self._status,
+            outcome=self.outcome,
+            seconds=now - self._started_at,
+            ttft_s=self._ttft_s(),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            streamed=self._streamed,
+        )
+
+    def _ttft_s(self) -> float:
+        """Seconds to the first token of a stream; negative if there is none."""
+        first_at = self._meter.first_at if self._meter is not None else 0.0
+        return first_at - self._started_at if first_at else -1.0
+
+    def line(self, *, client: str, status: int, outcome: Outcome | Literal["refused"], sent_bytes: int) -> AccessLine:
+        """The request as a line of the access log."""
+        prompt, completion, _ = self._used or _NOTHING
+        ttft_s = self._ttft_s()
+        return line_of(
+            self._request,
+            client=client,
+            status=status,
+            outcome=outcome,
+            seconds=self._front.clock() - self._started_at,
+            sent_bytes=sent_bytes,
+            key=self._grant.id,
+            project=self._grant.project,
+            endpoint=self._endpoint.name,
+            ttft_s=ttft_s if ttft_s >= 0 else None,
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+        )

@@ -29,6 +29,11 @@ def address_key(peer: Any) -> bytes | None:
     return address[len(_MAPPED) :] if address.startswith(_MAPPED) else address[:_NETWORK_BYTES]
 
 
+def address_text(peer: Any) -> str:
+    """The host of an address as the transport has it, for people; empty for a peer without one."""
+    return str(cast("tuple[Any, ...]", peer)[0]) if isinstance(peer, tuple) and peer else ""
+
+
 def is_loopback(peer: Any) -> bool:
     """Whether a peer is on this machine for certain: a loopback address or a unix socket."""
     if not isinstance(peer, tuple) or not peer:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+from hostler.gateway.access_log import line_of
+from hostler.gateway.addresses import address_text
 from hostler.gateway.answers import Answer, error_answer
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
 from hostler.gateway.intake import Intake
 from hostler.gateway.opening import Admitted, admit, open_streamed, open_whole, reads_whole_body
-from hostler.gateway.refusals import HeadersTooLarge, RequestTimeout, malformed
+from hostler.gateway.refusals import HeadersTooLarge, RateLimited, RequestTimeout, malformed
 from hostler.gateway.request import MAX_HEAD_BYTES, Head, Request, without_blank_lines
 from hostler.gateway.upstream import RESET_ON_CLOSE
 from hostler.spec.errors import HostlerError, TooLarge, Unavailable
+from hostler.spec.usage import Outcome
 
 _TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _HEAD_END = b"\r\n\r\n"
 _LAST_LINE_BREAK = 0x0D
 _HEADS_PER_TURN = 32
+UNSENT_BYTES = 32 * 1024
+"""Of an answer may wait for its client here, beyond what one read from the engine brings, before reading stops."""
 _COUNTED_BYTES = 4096
 """Bodies up to this size are not worth counting among those that are kept."""
 _GONE = frozenset({7, 8})
@@ -49,12 +54,17 @@ class Connection(asyncio.Protocol):
         "_held",
         "_intake",
         "_lingering",
+        "_outcome",
         "_pending",
         "_reading",
         "_request",
+        "_sent_bytes",
         "_since",
         "_spoken",
+        "_started_at",
+        "_status",
         "_transport",
+        "write",
     )
 
     _transport: asyncio.Transport
@@ -76,11 +86,17 @@ class Connection(asyncio.Protocol):
         self._advancing = False
         self._lingering = False
         self._closing = False
+        self._started_at = 0.0
+        self._status = 0
+        self._outcome: Outcome | Literal["refused"] = "ok"
+        self._sent_bytes = 0
 
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(UNSENT_BYTES)
+        self.write = self._transport.write if self._front.access_log is None else self._write_counted
         if not self._front.admit(self, transport.get_extra_info("peername")):
             self._closing = True
             self._transport.write(_TURNED_AWAY)
@@ -109,9 +125,7 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._front.leave(self)
         self._forget_body()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.cancel()
+        self._drop_exchange()
 
     def pause_writing(self) -> None:
         self._full_since = self._front.now
@@ -137,14 +151,13 @@ class Connection(asyncio.Protocol):
         """Whether more is waiting for the client than the transport wants to hold."""
         return self._full_since is not None
 
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
     def hold_body(self, *, held: bool) -> None:
         self._held = held
         self._settle_reading()
 
     def answered(self, *, close: bool) -> None:
+        if self._front.access_log is not None:
+            self._log()
         self._exchange = None
         if self._collected_bytes:
             self._forget_body()
@@ -162,10 +175,11 @@ class Connection(asyncio.Protocol):
                 self._settle_reading()
 
     def refuse(self, error: HostlerError) -> None:
+        self._count_refusal(error)
         self._answer(error_answer(error, path=self._request.head.path))
 
     def cut(self, *, reset: bool) -> None:
-        self._exchange = None
+        self._drop_exchange()
         if reset and (found := self._socket()) is not None:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.abort()
@@ -174,9 +188,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         self._closing = True
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.cancel()
+        self._drop_exchange()
         self._transport.abort()
 
     def drain(self, *, idle_s: float = 0.0) -> None:
@@ -250,6 +262,8 @@ class Connection(asyncio.Protocol):
             self._refuse_head(error)
             return
         request = self._request = Request(head, head.asked_id or front.next_id())
+        if front.access_log is not None:
+            self._started_at = front.clock()
         body: bytes | None = b""
         if head.has_body:
             pending, length = self._pending, head.content_length
@@ -372,16 +386,65 @@ class Connection(asyncio.Protocol):
     # Answers and ends.
 
     def _answer(self, answer: Answer) -> None:
-        request = self._request
-        self._exchange = None
+        self._status = answer.status
         close = self.closing or self._body_open
-        self._transport.write(answer.render(request, close=close))
+        self.write(answer.render(self._request, close=close))
         self.answered(close=close)
+
+    def _drop_exchange(self) -> None:
+        """End the exchange, if there is one, without the rest of its answer."""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.cancel()
+            if self._front.access_log is not None:
+                self._log()
+            self._exchange = None
+
+    def _count_refusal(self, error: HostlerError) -> None:
+        self._outcome = "refused"
+        metrics = self._front.metrics
+        metrics.refused(error.code)
+        if isinstance(error, RateLimited):
+            metrics.limited(error.limit)
+
+    # The access log.
+
+    def _write_counted(self, data: bytes) -> None:
+        self._sent_bytes += len(data)
+        self._transport.write(data)
+
+    def _log(self) -> None:
+        """Write the request's line."""
+        log, exchange = self._front.access_log, self._exchange
+        if log is None:
+            return
+        client = address_text(self._peer())
+        if exchange is not None:
+            outcome = "refused" if self._outcome == "refused" else exchange.account.outcome
+            status = self._status or exchange.account.status
+            line = exchange.account.line(client=client, status=status, outcome=outcome, sent_bytes=self._sent_bytes)
+        else:
+            seconds = self._front.clock() - self._started_at
+            line = line_of(
+                self._request,
+                client=client,
+                status=self._status,
+                outcome=self._outcome,
+                seconds=seconds,
+                sent_bytes=self._sent_bytes,
+            )
+        log.write(line)
+        self._status, self._outcome, self._sent_bytes = 0, "ok", 0
 
     def _refuse_head(self, error: HostlerError) -> None:
         """Answer what could not be understood; nothing after it on the connection can be."""
         request = self._request = Request(Head(), self._front.next_id())
-        self._transport.write(error_answer(error, path="/").render(request, close=True))
+        self._count_refusal(error)
+        answer = error_answer(error, path="/")
+        self._status = answer.status
+        self.write(answer.render(request, close=True))
+        if self._front.access_log is not None:
+            self._log()
         self._linger()
 
     def _linger(self) -> None:

@@ -15,11 +15,11 @@ which must not kill the next one.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from hostler.gateway.account import Account
 from hostler.gateway.affinity import prefix_key
 from hostler.gateway.bodies import with_model
+from hostler.gateway.client_side import Client
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_start
@@ -27,6 +27,7 @@ from hostler.gateway.metering import Meter
 from hostler.gateway.missing import is_bare, may_tell_missing, path_missing
 from hostler.gateway.refusals import LoopDetected
 from hostler.gateway.request import Request, SentHead
+from hostler.gateway.series import FailureReason
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
@@ -43,34 +44,6 @@ MAX_ATTEMPTS = 4
 
 _STALE_WITHIN_S = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
-
-
-class Client(Protocol):
-    """The client's connection, as an exchange uses it."""
-
-    @property
-    def closing(self) -> bool:
-        """Whether the connection ends with this answer."""
-        ...
-
-    @property
-    def full(self) -> bool:
-        """Whether more is waiting for the client than it should."""
-        ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def hold_body(self, *, held: bool) -> None:
-        """Stop reading the request's body, or go on."""
-
-    def answered(self, *, close: bool) -> None:
-        """The whole answer is written; the exchange is over."""
-
-    def refuse(self, error: HostlerError) -> None:
-        """Nothing was written; answer with `error`. The exchange is over."""
-
-    def cut(self, *, reset: bool) -> None:
-        """The answer is broken off; let the client see that. `reset` where an orderly end would look like the whole."""
 
 
 class Exchange:
@@ -143,6 +116,11 @@ class Exchange:
         self._sent_at = 0.0
 
     @property
+    def account(self) -> Account:
+        """What the request used."""
+        return self._account
+
+    @property
     def answering(self) -> bool:
         """Whether the client may have seen a part of the answer."""
         return self._written
@@ -201,8 +179,7 @@ class Exchange:
         # A connection in the making has a deadline of its own, and a client that does not read has another.
         if self._connecting is not None or self._client.full or now - self._heard <= silent_s:
             return
-        if self._pool is not None:
-            self._pool.failed(now)
+        self._blame("timeout")
         self._cancel("failed")
         self._fail(
             DeadlineExceeded(
@@ -236,8 +213,7 @@ class Exchange:
     def not_connected(self, reason: str) -> None:
         """Try another target, or give up."""
         self._connecting = None
-        if self._pool is not None:
-            self._pool.failed(self._front.now)
+        self._blame("connect")
         other = self._another()
         self._release(reusable=False)
         self._again(other, reason=reason)
@@ -339,7 +315,7 @@ class Exchange:
             self._release(reusable=reusable and self._body_ended)
             self._client.answered(close=self._close)
 
-    def upstream_lost(self, reason: str, *, unanswered: bool) -> None:
+    def upstream_lost(self, reason: str, *, unanswered: bool, invalid: bool) -> None:
         """Send the request again if it was never taken up; else tell the client, or cut it off."""
         failed = self._pool
         quick = self._front.clock() - self._sent_at <= _STALE_WITHIN_S
@@ -349,8 +325,7 @@ class Exchange:
             self._release(reusable=False)
             self._again(other or (failed if failed is not None and not failed.retired else None), reason=reason)
             return
-        if failed is not None:
-            failed.failed(self._front.now)
+        self._blame("invalid" if invalid else "lost")
         self._release(reusable=False)
         self._fail(self._failure(reason))
 
@@ -417,6 +392,7 @@ class Exchange:
         if pool is None or not self._endpoint.retries.allow(self._front.now):
             self._fail(self._failure(reason))
             return
+        self._front.metrics.retried(self._endpoint.name)
         try:
             self._attempt(pool, fresh=True)
         except HostlerError as error:
@@ -427,6 +403,7 @@ class Exchange:
         pool = self._another() if self._body is not None else None
         if pool is None or pool.full or not self._endpoint.retries.allow(self._front.now):
             return False
+        self._front.metrics.retried(self._endpoint.name)
         self._release(reusable=False)
         self._attempt(pool, fresh=True)
         return True
@@ -437,9 +414,20 @@ class Exchange:
         if pool is None:
             return
         if answer.fails:
-            pool.failed(self._front.now)
-        else:
+            self._blame("status")
+        elif pool.health.failures:
             pool.succeeded()
+
+    def _blame(self, reason: FailureReason) -> None:
+        """The target has failed the request."""
+        pool, front, name = self._pool, self._front, self._endpoint.name
+        if pool is None:
+            return
+        front.metrics.upstream_failed(name, reason)
+        before = pool.health.ejected
+        pool.failed(front.now)
+        if pool.health.ejected and not before:
+            front.metrics.ejected(name)
 
     def _send_waiting(self) -> None:
         pieces, self._waiting_pieces = self._waiting_pieces or (), None

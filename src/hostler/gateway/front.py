@@ -204,6 +204,7 @@ class Front:
     def _gauges(self) -> Gauges:
         return Gauges(
             in_flight=lambda: {name: endpoint.in_flight for name, endpoint in self.table.endpoints.items()},
+            ejected=lambda: {name: count for name, one in self.table.endpoints.items() if (count := one.ejected)},
             connections=lambda: len(self.connections),
             collected_bytes=lambda: self.collected_bytes,
             snapshot_version=lambda: self.table.version,

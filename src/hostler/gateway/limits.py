@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hostler.decide.limits import NEVER_S, Grain, Limit, Refusal, TokenHabit, Window
-from hostler.gateway.refusals import RateLimited
+from hostler.gateway.refusals import LimitName, RateLimited
 from hostler.spec.snapshot import LimitSet
 
 _SWEPT_AT_ONCE = 1000
@@ -196,6 +196,14 @@ class Limiter:
         return subject
 
 
+_NAMES: dict[tuple[str, Limit], LimitName] = {
+    ("key", Limit.RPM): "key_rpm",
+    ("key", Limit.TPM): "key_tpm",
+    ("key", Limit.MAX_CONCURRENCY): "key_max_concurrency",
+    ("endpoint", Limit.RPM): "endpoint_rpm",
+    ("endpoint", Limit.TPM): "endpoint_tpm",
+    ("endpoint", Limit.MAX_CONCURRENCY): "endpoint_max_concurrency",
+}
 _TAKEN = {
     Limit.RPM: "requests in the last 60 seconds",
     Limit.TPM: "tokens in the last 60 seconds",
@@ -214,13 +222,13 @@ def limited(subject: str, refusal: Refusal, *, tokens: int) -> RateLimited:
             f"This request may take {tokens} tokens, which is more than the limit tpm={bound} of {subject} allows.",
             hint="Send a shorter prompt, or a smaller max_tokens.",
             param=limit.value,
-            limit=f"{subject.partition(' ')[0]}.{limit}",
+            limit=_NAMES[subject.partition(" ")[0], limit],
             wait_s=None,
         )
     return RateLimited(
         f"{told}.",
         hint=f"Try again in {math.ceil(wait_s * 10) / 10:g} s.",
         param=limit.value,
-        limit=f"{subject.partition(' ')[0]}.{limit}",
+        limit=_NAMES[subject.partition(" ")[0], limit],
         wait_s=wait_s,
     )

@@ -7,6 +7,8 @@ what a stream that breaks off is billed by: engines send an event for each token
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -19,6 +21,7 @@ _MOST_HELD_BYTES = 64 * 1024
 
 _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _TELLS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)"\s*:\s*"[^"]')
 _ROLE = re.compile(rb'"role"\s*:\s*"assistant"')
 
 
@@ -119,6 +122,11 @@ class Meter(Protocol):
         ...
 
     @property
+    def first_at(self) -> float:
+        """When the first token of a stream came, by the meter's clock; 0 if none came."""
+        ...
+
+    @property
     def used(self) -> Used | None:
         """What the answer told, None if it did not (yet)."""
         ...
@@ -133,6 +141,8 @@ class BodyMeter:
     """Of an answer that is one JSON object."""
 
     __slots__ = ("_first", "_last", "_pieces", "_size")
+
+    first_at = 0.0
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -186,9 +196,11 @@ class EventMeter:
     While that chunk is looked for, an event that is not whole waits for its rest; every whole one goes on at once.
     """
 
-    __slots__ = ("_events", "_held", "_hides_usage", "_roles", "_tail", "used")
+    __slots__ = ("_clock", "_events", "_held", "_hides_usage", "_roles", "_tail", "first_at", "used")
 
-    def __init__(self, *, hides_usage: bool) -> None:
+    def __init__(self, *, hides_usage: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.first_at = 0.0
         self._hides_usage = hides_usage
         self._events = 0
         self._roles = 0
@@ -208,10 +220,21 @@ class EventMeter:
         # What is in the chunks has to be looked at if they do not each end an event, or may tell usage.
         if self._held or self._tail or b'"usage"' in data or data.count(b"\n\n\r\n") != chunks:
             return False
-        if not self._events and _ROLE.search(data) and b'"content":"' not in data:
-            self._roles = 1
+        if self._events <= self._roles:
+            self._look_at_first(data, b"\n\n")
         self._events += data.count(b"\n\n")
         return True
+
+    def _look_at_first(self, text: bytes, separator: bytes) -> None:
+        """Whether the first event only tells the role; the first that does more is the first token."""
+        for event in text.split(separator, 2)[:2]:
+            if not event.strip():
+                continue
+            if not (self._events or self._roles) and _ROLE.search(event) and not _CONTENT.search(event):
+                self._roles = 1
+            else:
+                self.first_at = self._clock()
+                return
 
     def take(self, data: bytes) -> bytes:
         if self._hides_usage:
@@ -243,8 +266,8 @@ class EventMeter:
     def _look(self, text: bytes) -> bytes:
         """Take in whole events; those that the client gets."""
         separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
-        if not self._events and _ROLE.search(text.partition(separator)[0]) and b'"content":"' not in text:
-            self._roles = 1
+        if self._events <= self._roles:
+            self._look_at_first(text, separator)
         self._events += text.count(separator)
         if b'"usage"' not in text:
             return text

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from hostler import __version__
 from hostler.gateway.exposition import Metric, in_pieces
 from hostler.gateway.process_figures import PROCESS_METRICS, process_figures
+from hostler.gateway.refusals import LimitName
 from hostler.gateway.series import BY_ENDPOINT, PREFIX, FailureReason, Histogram, Series, request_cell
 from hostler.spec.snapshot import JournalState
 from hostler.spec.usage import Outcome
@@ -25,10 +26,6 @@ KEPT_S = 600.0
 DROP_EVERY_S = 10.0
 PIECE_BYTES = 32 * 1024
 """Of the text that is rendered in one go, which takes about half a millisecond."""
-
-LimitName = Literal[
-    "key_rpm", "key_tpm", "key_max_concurrency", "endpoint_rpm", "endpoint_tpm", "endpoint_max_concurrency"
-]
 
 _LAG_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 

@@ -136,6 +136,6 @@ def _passed_target(head: Head, admitted: Admitted, endpoint: Endpoint) -> str:
     target = head.target[route.target_from :]
     if not target.startswith("/"):
         target = "/" + target
-    if route.target_from:
+    if route.target_from or "%" in target or "\\" in target:
         check_path(target.partition("?")[0], method=head.method, grant=grant, endpoint=endpoint)
     return target

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from hostler.spec.errors import HostlerError, InvalidRequest, MethodNotAllowed, TooLarge
+
+LimitName = Literal[
+    "key_rpm", "key_tpm", "key_max_concurrency", "endpoint_rpm", "endpoint_tpm", "endpoint_max_concurrency"
+]
 
 
 class HeadersTooLarge(TooLarge):
@@ -47,7 +53,7 @@ class RequestTimeout(HostlerError):
 
 
 class RateLimited(HostlerError):
-    """A caller's limit is reached: `limit` is whose and which (`key.rpm`), `wait_s` when to try again, None for never.
+    """A caller's limit is reached: `limit` is whose and which (`key_rpm`), `wait_s` when to try again, None for never.
 
     `kind` and `code` are those of OpenAI's API.
     """
@@ -57,8 +63,8 @@ class RateLimited(HostlerError):
     kind = "rate_limit_error"
     default_code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, hint: str, param: str, limit: str, wait_s: float | None) -> None:
-        self.limit = limit
+    def __init__(self, message: str, *, hint: str, param: str, limit: LimitName, wait_s: float | None) -> None:
+        self.limit: LimitName = limit
         self.wait_s = wait_s
         super().__init__(message, hint=hint, param=param)
 

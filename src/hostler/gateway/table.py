@@ -77,6 +77,11 @@ class Endpoint:
         """Requests under way at the targets, which count for each endpoint they are behind."""
         return sum([pool.in_flight for group in self._groups for pool in group.pools])
 
+    @property
+    def ejected(self) -> int:
+        """Replicas that get no requests for a while because they kept failing."""
+        return sum([pool.health.ejected > 0 for group in self._groups for pool in group.pools])
+
     def speaks(self, protocol: str) -> bool:
         """Whether a path of this protocol can be served."""
         return self._speaks_all or protocol == "any" or protocol in self.route.protocols

@@ -24,6 +24,8 @@ MAX_CONNECTIONS = 4096
 MAX_IDLE = 256
 MAX_HEAD_BYTES = 64 * 1024
 """Of an answer's head, the informational ones before it included."""
+RECEIVE_BYTES = 64 * 1024
+"""Of the kernel's buffer for an engine's answer (which takes twice that, for itself)."""
 _START = b"HTTP/1."
 _HEAD_END = b"\r\n\r\n"
 _MOST_HEADS = 64
@@ -58,8 +60,9 @@ class Taker(Protocol):
     def answer_flush(self, *, ended: bool, reusable: bool) -> None:
         """All that arrived in one read has been told; `ended` if the answer is whole."""
 
-    def upstream_lost(self, reason: str, *, unanswered: bool) -> None:
-        """The connection broke before the answer was whole; `unanswered` if not a byte of it had come."""
+    def upstream_lost(self, reason: str, *, unanswered: bool, invalid: bool) -> None:
+        """The connection broke before the answer was whole; `unanswered` if not a byte of it had come, `invalid` if
+        it was ended here because of what came."""
 
     def upstream_full(self, *, full: bool) -> None:
         """Whether to stop sending until told otherwise."""
@@ -158,6 +161,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self.pool.external is None:
+            # An engine is near: a small window slows nothing, and bounds what one read brings for a slow client.
+            connection: socket.socket = transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
         self.pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -173,9 +180,9 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 self._read_body(data, answer, taker)
         except UnusableAnswer as error:
-            self._lose(f"it sent {error}")
+            self._lose(f"it sent {error}", invalid=True)
         except InvalidRequest:
-            self._lose("it sent a chunked body that is not HTTP")
+            self._lose("it sent a chunked body that is not HTTP", invalid=True)
 
     def eof_received(self) -> None:
         taker = self._taker
@@ -195,11 +202,11 @@ class UpstreamConnection(asyncio.Protocol):
         if self._taker is not None:
             self._taker.upstream_full(full=False)
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, invalid: bool = False) -> None:
         taker, self._taker = self._taker, None
         self.close()
         if taker is not None:
-            taker.upstream_lost(reason, unanswered=not self.received)
+            taker.upstream_lost(reason, unanswered=not self.received, invalid=invalid)
 
     # Reading an answer.
 
