@@ -11,7 +11,7 @@ UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 demo: $(VENV)/.demo
 	$(BIN)/hostler demo
 
-test: $(VENV)/.clients
+test: $(VENV)/.clients $(VENV)/.services
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-vllm: $(VENV)/.test
@@ -59,6 +59,10 @@ $(VENV)/.test: $(VENV)/.uv pyproject.toml
 
 $(VENV)/.clients: $(VENV)/.test $(NODE)/package-lock.json scripts/client_environments.py
 	$(BIN)/python scripts/client_environments.py
+
+$(VENV)/.services: $(VENV)/.test scripts/test_services.py
+	$(BIN)/python scripts/test_services.py
+	touch $@
 
 $(VENV)/.bench: $(VENV)/.test
 	$(UV) --editable . --group bench

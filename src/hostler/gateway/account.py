@@ -11,9 +11,9 @@ from hostler.gateway.access_log import AccessLine, line_of
 from hostler.gateway.bodies import CallFields
 from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead
-from hostler.gateway.limits import Reservation
 from hostler.gateway.metering import BodyMeter, EventMeter, Meter, Used, used_of
 from hostler.gateway.request import Request
+from hostler.gateway.shared_limits import Asked, Reserved
 from hostler.gateway.table import Endpoint
 from hostler.spec.errors import Unavailable
 from hostler.spec.snapshot import KeyGrant
@@ -62,7 +62,7 @@ class Account:
         self._body_bytes = body_bytes
         self._hides_usage = False
         self._meter: Meter | None = None
-        self._reservation: Reservation | None = None
+        self._reservation: Reserved | None = None
         self._settled = False
         self._started_at = time.monotonic()
         self._status = 0
@@ -71,15 +71,12 @@ class Account:
         self.outcome: Outcome = "ok"
         """How it ended, once it has."""
 
-    def admit(self) -> None:
-        """Take what the request may use from every limit. Raises `RateLimited` or `Unavailable`; then nothing is taken.
-
-        `close` must follow, once.
-        """
-        front, grant, route = self._front, self._grant, self._endpoint.route
+    def check_room(self) -> None:
+        """Raise `Unavailable` if what cannot be recorded is not served, and there may be no room for the record."""
+        front = self._front
         if (
-            front.journal is not None
-            and front.refuses_unrecorded
+            front.refuses_unrecorded
+            and front.journal is not None
             and not front.journal.has_room(front.open_accounts + 1)
         ):
             raise Unavailable(
@@ -87,15 +84,16 @@ class Account:
                 hint="See whether the control process runs: hostler status.",
                 code="journal_full",
             )
-        if grant.limits.any or route.limits.any:
-            call = self._call
-            tokens, certain = 0, True
-            if call is not None:
-                habit = front.limiter.habit(route.name)
-                most = call.most_tokens
-                tokens = habit.prompt(self._body_bytes) + habit.answer(most, choices=call.n or 1)
-                certain = most is not None
-            self._reservation = front.limiter.reserve(
+
+    def admit(self) -> None:
+        """Take what the request may use from the limits of this worker. Raises `RateLimited`; then nothing is taken.
+
+        `close` must follow, once.
+        """
+        grant, route = self._grant, self._endpoint.route
+        if self.limited:
+            tokens, certain = self._most_tokens()
+            self._reservation = self._front.limiter.reserve(
                 key=grant.id,
                 key_limits=grant.limits,
                 endpoint=route.name,
@@ -104,7 +102,45 @@ class Account:
                 certain=certain,
                 now=self._started_at,
             )
-        front.open_accounts += 1
+        self._front.open_accounts += 1
+
+    @property
+    def limited(self) -> bool:
+        """Whether its key or its endpoint has limits."""
+        return self._grant.limits.any or self._endpoint.route.limits.any
+
+    def asked(self) -> Asked:
+        """What the request takes from limits that are shared. `hold` follows if it gets it."""
+        tokens, certain = self._most_tokens()
+        pairs = [
+            (subject, limits)
+            for subject, limits in (
+                (f"key {self._grant.id}", self._grant.limits),
+                (f"endpoint {self._endpoint.name}", self._endpoint.route.limits),
+            )
+            if limits.any
+        ]
+        return Asked(
+            tuple(subject for subject, _ in pairs),
+            tuple(limits for _, limits in pairs),
+            tokens,
+            certain,
+            self._front.next_record_id(),
+        )
+
+    def hold(self, reservation: Reserved) -> None:
+        """The request has what it `asked` for. `close` must follow, once."""
+        self._reservation = reservation
+        self._front.open_accounts += 1
+
+    def _most_tokens(self) -> tuple[int, bool]:
+        """Tokens to take before they are known, and whether the caller named the bound."""
+        call = self._call
+        if call is None:
+            return 0, True
+        habit = self._front.limiter.habit(self._endpoint.name)
+        most = call.most_tokens
+        return habit.prompt(self._body_bytes) + habit.answer(most, choices=call.n or 1), most is not None
 
     @property
     def counts_tokens(self) -> bool:

@@ -25,9 +25,10 @@ from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_start
 from hostler.gateway.metering import Meter
 from hostler.gateway.missing import is_bare, may_tell_missing, path_missing
-from hostler.gateway.refusals import LoopDetected
+from hostler.gateway.refusals import check_hops
 from hostler.gateway.request import Request, SentHead
 from hostler.gateway.series import FailureReason
+from hostler.gateway.shared_limits import Reserved
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
@@ -37,8 +38,6 @@ _JOINED_BYTES = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
 
 
-MAX_HOPS = 4
-"""Gateways a request may pass from provider to provider."""
 MAX_ATTEMPTS = 4
 """Of one request. Refused connections cost little, and half of the replicas may be gone before that is known."""
 
@@ -51,6 +50,7 @@ class Exchange:
 
     __slots__ = (
         "_account",
+        "_admitting",
         "_answer",
         "_body",
         "_body_ended",
@@ -104,6 +104,7 @@ class Exchange:
         self._pool: Pool | None = None
         self._upstream: UpstreamConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._admitting = False
         self._answer: AnswerHead | None = None
         self._meter: Meter | None = None
         self._chunked = False
@@ -128,8 +129,33 @@ class Exchange:
     # What the client's connection calls.
 
     def start(self) -> None:
-        """Choose a target and send the request. Raises `RateLimited`, or `Unavailable` if there is no target."""
-        self._account.admit()
+        """Admit the request, choose a target and send it. Raises `RateLimited`, or `Unavailable` without a target."""
+        shared, account = self._front.shared_limits, self._account
+        account.check_room()
+        if shared is not None and account.limited:
+            self._admitting = True
+            shared.reserve(account.asked(), self._admitted)
+        else:
+            account.admit()
+            self._set_out()
+
+    def _admitted(self, held: Reserved | HostlerError) -> None:
+        """The limits that are shared have answered."""
+        gone, self._admitting = not self._admitting, False
+        if isinstance(held, HostlerError):
+            if not gone:
+                self._client.refuse(held)
+            return
+        self._account.hold(held)
+        if gone:
+            self._account.close("aborted", status=0)
+            return
+        try:
+            self._set_out()
+        except HostlerError as error:
+            self._client.refuse(error)
+
+    def _set_out(self) -> None:
         endpoint = self._endpoint
         try:
             pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=self._affinity(endpoint))
@@ -183,7 +209,9 @@ class Exchange:
         self._cancel("failed")
         self._fail(
             DeadlineExceeded(
-                f"{self._who} has sent nothing for {silent_s:g} seconds.", param="model", code="upstream_timeout"
+                f"{self._endpoint.who} has sent nothing for {silent_s:g} seconds.",
+                param="model",
+                code="upstream_timeout",
             )
         )
 
@@ -341,12 +369,7 @@ class Exchange:
             raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
         external = pool.external
         if external is not None:
-            if hops(self._request.head) >= MAX_HOPS:
-                raise LoopDetected(
-                    f"The external model {self._endpoint.name!r} leads back to itself, by way of {MAX_HOPS} gateways.",
-                    hint="Give it the address and the model's name of another service.",
-                    param="model",
-                )
+            check_hops(hops(self._request.head), model=self._endpoint.name)
             if self._body is not None:
                 self._sent_body = with_model(self._body, model=external.model)
         else:
@@ -447,6 +470,10 @@ class Exchange:
 
     def _cancel(self, outcome: Outcome) -> None:
         """End the upstream's work, if there is any, and charge what was seen of it."""
+        if self._admitting:
+            # Whoever asked for it settles it once it is known.
+            self._admitting = False
+            return
         if self._connecting is not None:
             self._connecting.cancel()
             self._connecting = None
@@ -467,9 +494,4 @@ class Exchange:
             self._client.cut(reset=answer.length is None and not self._chunked)
 
     def _failure(self, reason: str) -> UpstreamFailed:
-        return UpstreamFailed(f"{self._who} failed: {reason}.", param="model", code="upstream_failed")
-
-    @property
-    def _who(self) -> str:
-        kind = "The provider" if self._endpoint.external else "A replica"
-        return f"{kind} behind {self._endpoint.name!r}"
+        return UpstreamFailed(f"{self._endpoint.who} failed: {reason}.", param="model", code="upstream_failed")

@@ -15,6 +15,7 @@ from hostler.gateway.journal import Journal
 from hostler.gateway.limits import Limiter
 from hostler.gateway.metrics import Gauges, Metrics
 from hostler.gateway.request import HeadMemory
+from hostler.gateway.shared_limits import SharedLimits
 from hostler.gateway.table import Pools, Table, empty_table
 from hostler.spec.snapshot import JournalState, Snapshot, SnapshotDelta
 
@@ -95,6 +96,7 @@ class Front:
         "open_accounts",
         "pools",
         "refuses_unrecorded",
+        "shared_limits",
         "table",
     )
 
@@ -105,6 +107,7 @@ class Front:
         now: float,
         on_drained: Callable[[], None],
         worker: int = 0,
+        workers: int = 1,
         journal: Journal | None = None,
         refuses_unrecorded: bool = False,
     ) -> None:
@@ -113,7 +116,8 @@ class Front:
         self.clock = time.monotonic
         self.journal = journal
         self.refuses_unrecorded = refuses_unrecorded
-        self.limiter = Limiter()
+        self.limiter = Limiter(worker=worker, workers=workers)
+        self.shared_limits: SharedLimits | None = None
         self.heads = HeadMemory()
         self.open_accounts = 0
         """Requests that were admitted and are not settled: each may still need a record."""
@@ -195,6 +199,10 @@ class Front:
         refusing = self.refuses_unrecorded and not journal.has_room(self.open_accounts + 1)
         return JournalState(journal.used_bytes, journal.max_bytes, journal.lost, refusing)
 
+    def redis_up(self) -> bool | None:
+        """Whether the Redis that limits are shared through answers; None where none is set, or it was not asked."""
+        return self.shared_limits.up if self.shared_limits is not None else None
+
     def not_ready(self) -> str | None:
         """Why the worker should get no requests; None if it may."""
         if self.draining:
@@ -204,6 +212,7 @@ class Front:
     def _gauges(self) -> Gauges:
         return Gauges(
             in_flight=lambda: {name: endpoint.in_flight for name, endpoint in self.table.endpoints.items()},
+            redis_up=self.redis_up,
             ejected=lambda: {name: count for name, one in self.table.endpoints.items() if (count := one.ejected)},
             connections=lambda: len(self.connections),
             collected_bytes=lambda: self.collected_bytes,

@@ -73,10 +73,10 @@ class Subject:
         lines = b""
         if rpm is not None:
             window = self.requests
-            lines = _REQUEST_LINES % (rpm, max(0, rpm - window.used), window.empty_in_s(now) * 1000)
+            lines = REQUEST_LINES % (rpm, max(0, rpm - window.used), window.empty_in_s(now) * 1000)
         if tpm is not None:
             window = self.tokens
-            lines += _TOKEN_LINES % (tpm, max(0, tpm - window.used), window.empty_in_s(now) * 1000)
+            lines += TOKEN_LINES % (tpm, max(0, tpm - window.used), window.empty_in_s(now) * 1000)
         return lines
 
     @property
@@ -85,10 +85,10 @@ class Subject:
         return not (self.in_flight or self.requests.used or self.tokens.used)
 
 
-_REQUEST_LINES = (
+REQUEST_LINES = (
     b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %dms\r\n"
 )
-_TOKEN_LINES = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %dms\r\n"
+TOKEN_LINES = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %dms\r\n"
 
 
 class Reservation:
@@ -130,12 +130,25 @@ class Reservation:
         return self._subject.lines(self._bounds, now=now) if self._subject is not None else b""
 
 
+def share_of(limits: LimitSet, *, worker: int, workers: int) -> LimitSet:
+    """The part of the limits that one of several workers, numbered from 0, may give out; all parts make the whole."""
+
+    def part(bound: int | None) -> int | None:
+        return None if bound is None else bound // workers + (worker < bound % workers)
+
+    return LimitSet(part(limits.rpm), part(limits.tpm), part(limits.max_concurrency))
+
+
 class Limiter:
-    """The limits of one worker. Exact for what this worker serves."""
+    """The limits of one worker: exact if it is the only one. Of several, each gives out its share, so that they are
+    never over together; they share the whole through `shared_limits`."""
 
-    __slots__ = ("_habits", "_subjects", "_unswept")
+    __slots__ = ("_habits", "_shares", "_subjects", "_unswept", "_worker", "_workers")
 
-    def __init__(self) -> None:
+    def __init__(self, *, worker: int = 0, workers: int = 1) -> None:
+        self._worker = worker
+        self._workers = workers
+        self._shares: dict[LimitSet, LimitSet] = {}
         self._unswept: list[tuple[str, str]] = []
         self._subjects: dict[tuple[str, str], Subject] = {}
         self._habits: dict[str, TokenHabit] = {}
@@ -162,6 +175,8 @@ class Limiter:
 
         Raises `RateLimited`.
         """
+        if self._workers > 1:
+            key_limits, endpoint_limits = self._share(key_limits), self._share(endpoint_limits)
         of_key = self._subject("key", key) if key_limits.any else None
         of_endpoint = self._subject("endpoint", endpoint) if endpoint_limits.any else None
         if of_key is not None:
@@ -188,6 +203,14 @@ class Limiter:
                 subject.tokens.expire(now)
                 if subject.idle:
                     del self._subjects[name]
+
+    def _share(self, limits: LimitSet) -> LimitSet:
+        share = self._shares.get(limits)
+        if share is None:
+            if len(self._shares) >= _SWEPT_AT_ONCE:
+                self._shares.clear()
+            share = self._shares[limits] = share_of(limits, worker=self._worker, workers=self._workers)
+        return share
 
     def _subject(self, kind: str, name: str) -> Subject:
         subject = self._subjects.get((kind, name))

@@ -6,6 +6,8 @@ from typing import Literal
 
 from hostler.spec.errors import HostlerError, InvalidRequest, MethodNotAllowed, TooLarge
 
+MAX_HOPS = 4
+"""Gateways a request may pass from provider to provider."""
 LimitName = Literal[
     "key_rpm", "key_tpm", "key_max_concurrency", "endpoint_rpm", "endpoint_tpm", "endpoint_max_concurrency"
 ]
@@ -44,6 +46,16 @@ class Misdirected(InvalidRequest):
 class LoopDetected(InvalidRequest):
     status = 508
     default_code = "loop_detected"
+
+
+def check_hops(hops: int, *, model: str) -> None:
+    """Raise `LoopDetected` if a request has passed too many gateways: `model` is on this platform itself, say."""
+    if hops >= MAX_HOPS:
+        raise LoopDetected(
+            f"The external model {model!r} leads back to itself, by way of {MAX_HOPS} gateways.",
+            hint="Give it the address and the model's name of another service.",
+            param="model",
+        )
 
 
 class RequestTimeout(HostlerError):

@@ -63,6 +63,11 @@ class Endpoint:
         return ", ".join(sorted({deployment.engine for deployment in self.route.deployments})) or "no engine"
 
     @property
+    def who(self) -> str:
+        """Who answers, for errors."""
+        return f"{'The provider' if self.external else 'A replica'} behind {self.name!r}"
+
+    @property
     def serves(self) -> bool:
         """Whether a request would find a target."""
         return bool(self._groups)

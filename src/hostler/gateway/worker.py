@@ -23,6 +23,7 @@ from hostler.gateway.handover import NO_TABLE, Place, TakenOver, take_over
 from hostler.gateway.hosts import host_names
 from hostler.gateway.journal import Journal
 from hostler.gateway.listener import listening_socket
+from hostler.gateway.shared_limits import connect
 from hostler.gateway.snapshot_file import read_snapshot
 from hostler.gateway.snapshot_keeper import SnapshotKeeper
 from hostler.gateway.tls import TlsDoor
@@ -79,9 +80,12 @@ class Worker:
             now=loop.time(),
             on_drained=self._drained,
             worker=number,
+            workers=settings.workers,
             journal=self._journal,
             refuses_unrecorded=settings.journal_full == "refuse",
         )
+        if settings.redis_url is not None:
+            front.shared_limits = connect(settings.redis_url, serves_without=settings.redis_away == "open")
         front.hosts = host_names(settings.allowed_hosts)
         self._keeper = SnapshotKeeper(settings.paths.snapshot, content=lambda: front.pools.snapshot(front.table))
         port = settings.admin_port
@@ -120,6 +124,7 @@ class Worker:
         with listening_socket(self._settings, taken=taken) as listener:
             following = asyncio.create_task(self._feed.run())
             keeping = asyncio.create_task(self._keeper.run())
+            sharing = asyncio.create_task(self._share_limits())
             place = Place(
                 paths, number=self._number, listeners=(listener,), version=self._version, taken=self._write_file
             )
@@ -144,19 +149,24 @@ class Worker:
                 await self._finish()
             finally:
                 place.leave()
-                found = living(self._status_file)
-                if found is None or found.process.pid == os.getpid():
-                    self._status_file.unlink(missing_ok=True)
-                await self._feed.finish(timeout_s=_SHIP_S)
-                following.cancel()
-                with suppress(asyncio.CancelledError):
-                    await following
-                self._keeper.end()
-                await keeping
-                self.front.pools.close()
-                self._journal.close()
-                if self.front.access_log is not None:
-                    await self.front.access_log.close(timeout_s=_LOG_CLOSE_S)
+                await self._end((following, sharing), keeping)
+
+    async def _end(self, loops: tuple[asyncio.Task[None], ...], keeping: asyncio.Task[None]) -> None:
+        """Let go of all that a worker holds, in the order in which nothing is lost."""
+        found = living(self._status_file)
+        if found is None or found.process.pid == os.getpid():
+            self._status_file.unlink(missing_ok=True)
+        await self._feed.finish(timeout_s=_SHIP_S)
+        for task in loops:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self._keeper.end()
+        await keeping
+        self.front.pools.close()
+        self._journal.close()
+        if self.front.access_log is not None:
+            await self.front.access_log.close(timeout_s=_LOG_CLOSE_S)
 
     def _load(self) -> None:
         """Serve what the snapshot on disk says."""
@@ -167,6 +177,14 @@ class Worker:
         _log.info("%s", told)
         if snapshot is not None:
             self._apply(snapshot)
+
+    async def _share_limits(self) -> None:
+        shared = self.front.shared_limits
+        if shared is not None:
+            try:
+                await shared.run()
+            finally:
+                await shared.close()
 
     def _connection(self) -> Connection:
         return Connection(self.front)
