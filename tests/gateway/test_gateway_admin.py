@@ -318,7 +318,7 @@ def test_a_gateway_tells_its_connections_and_what_is_in_flight(
     before = samples(port)
     assert before["snapshot_version"] == 7
     assert before["in_flight_requests chat"] == before["in_flight_requests digits"] == before["connections"] == 0
-    body = json.dumps({"model": "chat"}).encode()
+    body = json.dumps({"model": "chat", "padding": "x" * 8000}).encode()
     with gateway.wire() as one, gateway.wire() as other, gateway.wire() as idle:
         for wire in (one, other):
             wire.request("POST", "/v1/chat/completions", key=KEY, body=body, x_do="never")

@@ -95,8 +95,8 @@ def test_an_error_in_the_worker_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
     async def run() -> None:
         worker = FuzzedWorker()
         await worker.start()
-        monkeypatch.setattr("hostler.gateway.connection.read_request", fail)
         try:
+            monkeypatch.setattr("hostler.gateway.request.read_head", fail)
             await worker.run([(GOOD, 0)])
         finally:
             await worker.stop()

@@ -83,6 +83,31 @@ class Window:
             grains.append(grain)
         return grain
 
+    def take_if_fits(self, amount: int, *, limit: int, now: float) -> Grain | None:
+        """`expire`, and `take` if it fits; else None and nothing is taken. One call, for each request makes it."""
+        grains = self._grains
+        if grains and grains[0].last <= now - WINDOW_S:
+            self.expire(now)
+        used = self.used + amount
+        if used > limit:
+            return None
+        self.used = used
+        if grains:
+            grain = grains[-1]
+            if now - grain.first < GRAIN_S:
+                grain.last = now
+                grain.amount += amount
+                return grain
+        grain = Grain(now, amount)
+        grains.append(grain)
+        return grain
+
+    def untake(self, amount: int, *, now: float) -> None:
+        """Give back what was just taken at `now`."""
+        grain = self._grains[-1]
+        if grain.last == now:
+            self.settle(grain, taken=amount, used=0, now=now)
+
     def settle(self, grain: Grain, *, taken: int, used: int, now: float) -> None:
         """Put what was `used` in the place of what was `taken`.
 
@@ -147,18 +172,27 @@ OUTPUT_TOKENS = 256
 """Before an endpoint was seen."""
 
 
+_SEEN_ALWAYS = 64
+_SEEN_OF = 8
+"""After the first `_SEEN_ALWAYS` requests, one of so many is looked at: habits change slowly."""
+
+
 class TokenHabit:
     """What requests to one endpoint use: prompt tokens for each byte of the body, and tokens of an answer."""
 
-    __slots__ = ("output", "per_byte")
+    __slots__ = ("_answer_bound", "_per_byte_bound", "_requests", "output", "per_byte")
 
     def __init__(self) -> None:
         self.per_byte = Usual(PROMPT_TOKENS_PER_BYTE)
         self.output = Usual(OUTPUT_TOKENS)
+        self._requests = 0
+        self._per_byte_bound = self.per_byte.bound
+        self._answer_bound = int(self.output.bound)
 
     def prompt(self, body_bytes: int) -> int:
         """Tokens that the prompt of such a body seldom exceeds; never more than its bytes and a template's."""
-        return min(body_bytes, int(self.per_byte.bound * body_bytes)) + TEMPLATE_TOKENS
+        estimate = int(self._per_byte_bound * body_bytes)
+        return (estimate if estimate < body_bytes else body_bytes) + TEMPLATE_TOKENS
 
     def likely_prompt(self, body_bytes: int) -> int:
         """Tokens that the prompt of such a body most likely has."""
@@ -167,11 +201,16 @@ class TokenHabit:
 
     def answer(self, max_tokens: int | None, *, choices: int = 1) -> int:
         """Tokens that an answer may have: `max_tokens` for each of its choices, or else what they usually have."""
-        each = max_tokens if max_tokens is not None else int(self.output.bound)
-        return each * max(1, choices)
+        each = max_tokens if max_tokens is not None else self._answer_bound
+        return each * choices if choices > 1 else each
 
     def see(self, *, body_bytes: int, prompt_tokens: int, completion_tokens: int) -> None:
         """Learn from a request whose use was told by the engine."""
+        self._requests += 1
+        if self._requests > _SEEN_ALWAYS and self._requests % _SEEN_OF:
+            return
         if body_bytes:
             self.per_byte.see(max(0, prompt_tokens - TEMPLATE_TOKENS) / body_bytes)
+            self._per_byte_bound = self.per_byte.bound
         self.output.see(completion_tokens)
+        self._answer_bound = int(self.output.bound)

@@ -16,7 +16,7 @@ from hostler.gateway.request import Request
 from hostler.gateway.shared_limits import Asked, Reserved
 from hostler.gateway.table import Endpoint
 from hostler.spec.errors import Unavailable
-from hostler.spec.snapshot import KeyGrant
+from hostler.spec.snapshot import NO_LIMITS, KeyGrant
 from hostler.spec.usage import Outcome, UsageRecord
 
 _NOTHING = Used(0, 0)
@@ -41,6 +41,7 @@ class Account:
         "_status",
         "_streamed",
         "_used",
+        "limited",
         "outcome",
     )
 
@@ -68,11 +69,14 @@ class Account:
         self._status = 0
         self._streamed = False
         self._used: Used | None = None
+        limits, more = grant.limits, endpoint.route.limits
+        self.limited = (limits is not NO_LIMITS and limits.any) or (more is not NO_LIMITS and more.any)
+        """Whether its key or its endpoint has limits."""
         self.outcome: Outcome = "ok"
         """How it ended, once it has."""
 
     def check_room(self) -> None:
-        """Raise `Unavailable` if what cannot be recorded is not served, and there may be no room for the record."""
+        """Raise `Unavailable` if there may be no room for the record. For where nothing is served without one."""
         front = self._front
         if (
             front.refuses_unrecorded
@@ -103,11 +107,6 @@ class Account:
                 now=self._started_at,
             )
         self._front.open_accounts += 1
-
-    @property
-    def limited(self) -> bool:
-        """Whether its key or its endpoint has limits."""
-        return self._grant.limits.any or self._endpoint.route.limits.any
 
     def asked(self) -> Asked:
         """What the request takes from limits that are shared. `hold` follows if it gets it."""
@@ -160,7 +159,7 @@ class Account:
     def lines(self) -> bytes:
         """Headers for the answer: how much is left of the limits."""
         reservation = self._reservation
-        return reservation.lines(self._started_at) if reservation is not None else b""
+        return reservation.lines() if reservation is not None else b""
 
     def begin(self, answer: AnswerHead) -> Meter | None:
         """The answer has begun: what its body has to pass, None if nothing has to look at it."""

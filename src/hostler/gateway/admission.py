@@ -53,7 +53,7 @@ def endpoint_for(name: str, *, grant: KeyGrant, table: Table) -> Endpoint:
     endpoint = table.endpoints.get(name)
     if endpoint is None:
         raise unknown_model(name, grant=grant, table=table)
-    if not may_call(grant, name):
+    if grant.endpoints is not None and not may_call(grant, name):
         raise Forbidden(
             f"This API key may not call the model {name!r}.",
             hint=_names_sentence(callable_names(grant, table=table)),
@@ -83,7 +83,7 @@ def for_adapter(body: bytes, *, adapter: str, endpoint: Endpoint) -> bytes:
 
 def check_protocol(endpoint: Endpoint, route: Route, *, path: str) -> None:
     """Refuse, with `NotFound`, a path whose protocol the endpoint's engines do not speak."""
-    if endpoint.speaks(route.protocol):
+    if route.protocol in endpoint.spoken:
         return
     spoken = ", ".join(endpoint.route.protocols) or "none"
     raise NotFound(

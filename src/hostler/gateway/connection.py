@@ -12,11 +12,12 @@ from hostler.gateway.answers import Answer, error_answer
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
 from hostler.gateway.intake import Intake
-from hostler.gateway.opening import Admitted, admit, open_streamed, open_whole, reads_whole_body
+from hostler.gateway.opening import admit, open_streamed, open_whole, reads_whole_body
 from hostler.gateway.refusals import HeadersTooLarge, RateLimited, RequestTimeout, malformed
 from hostler.gateway.request import MAX_HEAD_BYTES, Head, Request, without_blank_lines
 from hostler.gateway.upstream import RESET_ON_CLOSE
 from hostler.spec.errors import HostlerError, TooLarge, Unavailable
+from hostler.spec.snapshot import KeyGrant
 from hostler.spec.usage import Outcome
 
 _TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
@@ -282,13 +283,13 @@ class Connection(asyncio.Protocol):
         except HostlerError as error:
             self.refuse(error)
 
-    def _go_on(self, request: Request, admitted: Admitted, body: bytes) -> None:
+    def _go_on(self, request: Request, grant: KeyGrant, body: bytes) -> None:
         """Answer the request, whose body is whole. Raises `HostlerError`."""
         if len(body) > _COUNTED_BYTES and not self._collected_bytes:
             if len(body) > self._front.limits.max_body_bytes:
                 raise self._too_large()
             self._count_body(len(body))
-        opened = open_whole(self, request, admitted, body, front=self._front)
+        opened = open_whole(self, request, grant, body, front=self._front)
         if isinstance(opened, Answer):
             self._answer(opened)
         else:
@@ -297,15 +298,15 @@ class Connection(asyncio.Protocol):
 
     # Bodies.
 
-    def _take_in(self, request: Request, admitted: Admitted) -> None:
+    def _take_in(self, request: Request, grant: KeyGrant) -> None:
         """Begin to read a body that is not there yet, or not whole. Raises `HostlerError`."""
         front, head = self._front, request.head
-        collects = reads_whole_body(head, admitted, front=front)
+        collects = reads_whole_body(head, front=front)
         if collects and head.content_length > front.limits.max_body_bytes:
             raise self._too_large()
-        self._intake = Intake(head, admitted, collects=collects, now=front.now)
+        self._intake = Intake(head, grant, collects=collects, now=front.now)
         if not collects:
-            self._exchange = open_streamed(self, request, admitted, front=front)
+            self._exchange = open_streamed(self, request, grant, front=front)
             self._exchange.start()
         if self._pending:
             data, self._pending = self._pending, b""
@@ -351,7 +352,7 @@ class Connection(asyncio.Protocol):
         if len(body) > self._front.limits.max_body_bytes:
             raise self._too_large()
         if not intake.open:
-            self._go_on(self._request, intake.admitted, bytes(body))
+            self._go_on(self._request, intake.grant, bytes(body))
 
     def _count_body(self, size: int) -> None:
         """Count bytes that are kept until `_forget_body`. Raises `Unavailable` if the worker keeps too many."""

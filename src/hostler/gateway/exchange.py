@@ -30,7 +30,7 @@ from hostler.gateway.request import Request, SentHead
 from hostler.gateway.series import FailureReason
 from hostler.gateway.shared_limits import Reserved
 from hostler.gateway.table import Endpoint
-from hostler.gateway.upstream import Pool, UpstreamConnection
+from hostler.gateway.upstream import MAX_CONNECTIONS, Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
 from hostler.spec.usage import Outcome
 
@@ -130,8 +130,10 @@ class Exchange:
 
     def start(self) -> None:
         """Admit the request, choose a target and send it. Raises `RateLimited`, or `Unavailable` without a target."""
-        shared, account = self._front.shared_limits, self._account
-        account.check_room()
+        front, account = self._front, self._account
+        shared = front.shared_limits
+        if front.refuses_unrecorded:
+            account.check_room()
         if shared is not None and account.limited:
             self._admitting = True
             shared.reserve(account.asked(), self._admitted)
@@ -365,7 +367,7 @@ class Exchange:
     # Steps.
 
     def _attempt(self, pool: Pool, *, fresh: bool) -> None:
-        if pool.full:
+        if pool.in_flight >= MAX_CONNECTIONS:
             raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
         external = pool.external
         if external is not None:

@@ -149,6 +149,8 @@ class _AnswerParts:
 
 def read_answer_head(data: bytes, *, method: str, provider: bool) -> AnswerHead:
     """The head that is `data`, blank line included, answering `method`. Raises `UnusableAnswer`."""
+    if not data.count(b"\n") == data.count(b"\r") == data.count(b"\r\n"):
+        raise UnusableAnswer("a head with a bare CR or LF")
     parts = _AnswerParts()
     parser = HttpResponseParser(parts)
     try:

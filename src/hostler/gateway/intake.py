@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from hostler.gateway.framing import ChunkedDecoder
-from hostler.gateway.opening import Admitted
 from hostler.gateway.request import Head
+from hostler.spec.snapshot import KeyGrant
 
 
 class Intake:
     """Takes a body off a connection's bytes. With `collects`, its pieces are kept until it is whole."""
 
-    __slots__ = ("_decoder", "_left", "admitted", "body", "collects", "open", "since")
+    __slots__ = ("_decoder", "_left", "body", "collects", "grant", "open", "since")
 
-    def __init__(self, head: Head, admitted: Admitted, *, collects: bool, now: float) -> None:
+    def __init__(self, head: Head, grant: KeyGrant, *, collects: bool, now: float) -> None:
         self._decoder = ChunkedDecoder() if head.chunked else None
         self._left = head.content_length
-        self.admitted = admitted
+        self.grant = grant
         self.collects = collects
         self.body = bytearray()
         self.open = head.has_body

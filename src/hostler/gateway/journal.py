@@ -96,12 +96,9 @@ class Segment:
 
     def append(self, record: bytes) -> None:
         """Add a record that fits into `room`."""
-        start = self.end + _FRAME_BYTES
-        stop = start + len(record)
-        place = self._map
-        # The record before its length: what has no length is not there.
-        place[start:stop] = record
-        place[self.end : start] = _FRAME.pack(len(record), zlib.crc32(record))
+        stop = self.end + _FRAME_BYTES + len(record)
+        # A writer that dies in the middle leaves a checksum that is wrong.
+        self._map[self.end : stop] = _FRAME.pack(len(record), zlib.crc32(record)) + record
         self.end = stop
 
     def records(self, start: int, *, most: int) -> tuple[list[bytes], int]:
@@ -173,7 +170,7 @@ class Journal:
     def append(self, record: bytes) -> bool:
         """Keep a record of at most `LARGEST_RECORD_BYTES`; False, and it is lost, if there is no room."""
         current = self._current
-        if current is None or current.room < len(record) + _FRAME_BYTES:
+        if current is None or current.end + len(record) + _FRAME_BYTES > current.size:
             current = self._roll()
             if current is None:
                 self.lost += 1

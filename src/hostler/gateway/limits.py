@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hostler.decide.limits import NEVER_S, Grain, Limit, Refusal, TokenHabit, Window
+from hostler.decide.limits import NEVER_S, WINDOW_S, Grain, Limit, Refusal, TokenHabit, Window
 from hostler.gateway.refusals import LimitName, RateLimited
 from hostler.spec.snapshot import LimitSet
 
@@ -16,7 +16,7 @@ _CONCURRENCY_WAIT_S = 1.0
 class Subject:
     """What one key or one endpoint has taken: `name` is how refusals call it."""
 
-    __slots__ = ("in_flight", "name", "requests", "seconds", "tokens")
+    __slots__ = ("_lines", "_lines_of", "in_flight", "name", "requests", "seconds", "tokens")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,9 +25,11 @@ class Subject:
         self.in_flight = 0
         self.seconds = _CONCURRENCY_WAIT_S
         """How long its requests take, on a running average."""
+        self._lines = b""
+        self._lines_of: LimitSet | None = None
 
-    def refusal(self, limits: LimitSet, *, tokens: int, certain: bool, now: float) -> Refusal | None:
-        """Which limit is in the way of a request that takes `tokens`.
+    def take(self, limits: LimitSet, *, tokens: int, certain: bool, now: float) -> Grain | None:
+        """Count a request and its tokens; the grain of the tokens is for `give_back`. Raises `RateLimited`.
 
         Unless they are `certain` (the caller named them), tokens are only an estimate: one request may go although
         it is estimated above the whole limit, if nothing else was taken.
@@ -35,30 +37,38 @@ class Subject:
         bound = limits.max_concurrency
         if bound is not None and self.in_flight >= bound:
             wait_s = self.seconds / max(1, self.in_flight)
-            return Refusal(Limit.MAX_CONCURRENCY, bound, self.in_flight, wait_s)
-        bound = limits.rpm
-        if bound is not None:
-            requests = self.requests
-            requests.expire(now)
-            if requests.used >= bound:
-                return Refusal(Limit.RPM, bound, requests.used, requests.wait_s(1, limit=bound, now=now))
-        bound = limits.tpm
-        if bound is not None and tokens:
-            window = self.tokens
-            window.expire(now)
-            if window.used + tokens > bound:
-                asked = tokens if certain else min(tokens, bound)
-                wait_s = window.wait_s(asked, limit=bound, now=now)
-                if wait_s > 0:
-                    return Refusal(Limit.TPM, bound, window.used, wait_s)
-        return None
-
-    def take(self, limits: LimitSet, *, tokens: int, now: float) -> Grain | None:
-        """Count a request and its tokens; the grain is for `give_back`."""
+            raise limited(self.name, Refusal(Limit.MAX_CONCURRENCY, bound, self.in_flight, wait_s), tokens=tokens)
+        rpm, tpm, request, grain = limits.rpm, limits.tpm, None, None
+        if rpm is not None:
+            request = self.requests.take_if_fits(1, limit=rpm, now=now)
+            if request is None:
+                wait_s = self.requests.wait_s(1, limit=rpm, now=now)
+                raise limited(self.name, Refusal(Limit.RPM, rpm, self.requests.used, wait_s), tokens=tokens)
+        if tpm is not None and tokens:
+            grain = self.tokens.take_if_fits(tokens, limit=tpm, now=now)
+            if grain is None:
+                grain = self._take_the_first(tpm, tokens=tokens, certain=certain, request=request, now=now)
         self.in_flight += 1
+        return grain
+
+    def _take_the_first(self, tpm: int, *, tokens: int, certain: bool, request: Grain | None, now: float) -> Grain:
+        """Tokens that do not fit into the limit: taken if they alone are estimated above it, else refused."""
+        window = self.tokens
+        if not certain and tokens > tpm and not window.used:
+            return window.take(tokens, now=now)
+        if request is not None:
+            self.requests.settle(request, taken=1, used=0, now=now)
+        asked = tokens if certain else min(tokens, tpm)
+        refusal = Refusal(Limit.TPM, tpm, window.used, window.wait_s(asked, limit=tpm, now=now))
+        raise limited(self.name, refusal, tokens=tokens)
+
+    def untake(self, limits: LimitSet, grain: Grain | None, *, tokens: int, now: float) -> None:
+        """Undo `take`: the request was refused elsewhere."""
+        self.in_flight -= 1
         if limits.rpm is not None:
-            self.requests.take(1, now=now)
-        return self.tokens.take(tokens, now=now) if tokens and limits.tpm is not None else None
+            self.requests.untake(1, now=now)
+        if grain is not None:
+            self.tokens.settle(grain, taken=tokens, used=0, now=now)
 
     def give_back(self, grain: Grain | None, *, taken: int, used: int, seconds: float, now: float) -> None:
         """The request ended: it took `seconds`, and `used` tokens are counted instead of those `taken`."""
@@ -67,22 +77,36 @@ class Subject:
         if grain is not None and used != taken:
             self.tokens.settle(grain, taken=taken, used=used, now=now)
 
-    def lines(self, limits: LimitSet, *, now: float) -> bytes:
-        """The `x-ratelimit-*` headers, in OpenAI's words."""
+    def lines(self, limits: LimitSet) -> bytes:
+        """The `x-ratelimit-*` headers, in OpenAI's words. What was just taken counts for a whole window."""
+        if self._lines_of is not limits:
+            self._lines, self._lines_of = _template(limits), limits
         rpm, tpm = limits.rpm, limits.tpm
-        lines = b""
-        if rpm is not None:
-            window = self.requests
-            lines = REQUEST_LINES % (rpm, max(0, rpm - window.used), window.empty_in_s(now) * 1000)
-        if tpm is not None:
-            window = self.tokens
-            lines += TOKEN_LINES % (tpm, max(0, tpm - window.used), window.empty_in_s(now) * 1000)
-        return lines
+        if rpm is None:
+            return self._lines % _left(tpm, self.tokens) if tpm is not None else b""
+        requests = _left(rpm, self.requests)
+        return self._lines % (requests, _left(tpm, self.tokens)) if tpm is not None else self._lines % requests
 
     @property
     def idle(self) -> bool:
         """Whether nothing of it needs to be remembered."""
         return not (self.in_flight or self.requests.used or self.tokens.used)
+
+
+def _left(bound: int, window: Window) -> int:
+    left = bound - window.used
+    return left if left > 0 else 0
+
+
+def _template(limits: LimitSet) -> bytes:
+    """The headers of these limits, with a place for each number that is left."""
+    parts = [
+        b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %ds\r\n"
+        % (name, bound, name, name, WINDOW_S)
+        for name, bound in ((b"requests", limits.rpm), (b"tokens", limits.tpm))
+        if bound is not None
+    ]
+    return b"".join(parts)
 
 
 REQUEST_LINES = (
@@ -94,26 +118,32 @@ TOKEN_LINES = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d
 class Reservation:
     """What a request has taken from its key and its endpoint, where they have limits; settled once."""
 
-    __slots__ = ("_bounds", "_endpoint", "_endpoint_grain", "_key", "_key_grain", "_since", "_subject", "_taken")
+    __slots__ = ("_endpoint", "_endpoint_grain", "_key", "_key_grain", "_limits", "_since", "_taken")
 
     def __init__(
-        self,
-        key: Subject | None,
-        key_limits: LimitSet,
-        endpoint: Subject | None,
-        endpoint_limits: LimitSet,
-        *,
-        tokens: int,
-        now: float,
+        self, key: Subject | None, endpoint: Subject | None, limits: LimitSet, *, tokens: int, now: float
     ) -> None:
+        """`limits` are those that callers are told of, the key's or else the endpoint's."""
         self._taken = tokens
         self._since = now
         self._key = key
         self._endpoint = endpoint
-        self._key_grain = key.take(key_limits, tokens=tokens, now=now) if key is not None else None
-        self._endpoint_grain = endpoint.take(endpoint_limits, tokens=tokens, now=now) if endpoint is not None else None
-        self._subject = key or endpoint
-        self._bounds = key_limits if key is not None else endpoint_limits
+        self._limits = limits
+        self._key_grain: Grain | None = None
+        self._endpoint_grain: Grain | None = None
+
+    def take(self, key_limits: LimitSet, endpoint_limits: LimitSet, *, certain: bool) -> None:
+        """Take from both or from none. Raises `RateLimited`."""
+        key, endpoint, tokens, now = self._key, self._endpoint, self._taken, self._since
+        if key is not None:
+            self._key_grain = key.take(key_limits, tokens=tokens, certain=certain, now=now)
+        if endpoint is not None:
+            try:
+                self._endpoint_grain = endpoint.take(endpoint_limits, tokens=tokens, certain=certain, now=now)
+            except RateLimited:
+                if key is not None:
+                    key.untake(key_limits, self._key_grain, tokens=tokens, now=now)
+                raise
 
     def settle(self, tokens: int | None, *, now: float) -> None:
         """The request is over and used `tokens`; None leaves what was taken."""
@@ -125,9 +155,10 @@ class Reservation:
         if self._endpoint is not None:
             self._endpoint.give_back(self._endpoint_grain, taken=taken, used=used, seconds=seconds, now=now)
 
-    def lines(self, now: float) -> bytes:
+    def lines(self) -> bytes:
         """The `x-ratelimit-*` headers of the key's limits, or the endpoint's if the key has none."""
-        return self._subject.lines(self._bounds, now=now) if self._subject is not None else b""
+        subject = self._key or self._endpoint
+        return subject.lines(self._limits) if subject is not None else b""
 
 
 def share_of(limits: LimitSet, *, worker: int, workers: int) -> LimitSet:
@@ -179,17 +210,12 @@ class Limiter:
             key_limits, endpoint_limits = self._share(key_limits), self._share(endpoint_limits)
         of_key = self._subject("key", key) if key_limits.any else None
         of_endpoint = self._subject("endpoint", endpoint) if endpoint_limits.any else None
-        if of_key is not None:
-            refusal = of_key.refusal(key_limits, tokens=tokens, certain=certain, now=now)
-            if refusal is not None:
-                raise limited(of_key.name, refusal, tokens=tokens)
-        if of_endpoint is not None:
-            refusal = of_endpoint.refusal(endpoint_limits, tokens=tokens, certain=certain, now=now)
-            if refusal is not None:
-                raise limited(of_endpoint.name, refusal, tokens=tokens)
         if of_key is None and of_endpoint is None:
             return None
-        return Reservation(of_key, key_limits, of_endpoint, endpoint_limits, tokens=tokens, now=now)
+        told = key_limits if of_key is not None else endpoint_limits
+        reservation = Reservation(of_key, of_endpoint, told, tokens=tokens, now=now)
+        reservation.take(key_limits, endpoint_limits, certain=certain)
+        return reservation
 
     def sweep(self, now: float) -> None:
         """Forget subjects that have taken nothing for a window; a part of them at each call."""

@@ -13,9 +13,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-MOST_BODY_BYTES = 1024 * 1024
+MOST_BODY_BYTES = 32 * 1024
 """Of a body that is kept to be read whole; of a larger one, the usage is looked for at both ends."""
-_END_BYTES = 16 * 1024
+_END_BYTES = 8 * 1024
 _MOST_HELD_BYTES = 64 * 1024
 """Of an event that is not whole, while it is held back to see whether it is one the client must not get."""
 
@@ -83,6 +83,15 @@ def used_of(body: bytes) -> Used | None:
 
 def _used(usage: _Usage, before: Used | None = None) -> Used:
     """What `usage` tells; what it leaves out is as `before`."""
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if prompt is not None and completion is not None and prompt >= 0 and completion >= 0:
+        details = usage.prompt_tokens_details
+        cached = details.cached_tokens if details is not None else None
+        return Used(prompt, completion, cached if cached is not None and cached > 0 else 0)
+    return _used_in_other_words(usage, before)
+
+
+def _used_in_other_words(usage: _Usage, before: Used | None) -> Used:
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
     if prompt is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from hostler.gateway.account import Account
 from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for, for_adapter, split_model
@@ -28,70 +28,75 @@ _STREAMED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Whose streams tell their usage only if they are asked to."""
 
 
-class Admitted(NamedTuple):
-    """A request that may be made: what its path asks for, and whose key it has."""
-
-    route: Route
-    grant: KeyGrant
+_PASS, _OPENAI = Kind.PASS, Kind.OPENAI
 
 
-def admit(request: Request, *, front: Front, peer: Callable[[], Any]) -> Admitted | Answer:
-    """Whether the request may be made, or at once the answer that needs no key. Raises `HostlerError`.
+def route_of(head: Head) -> Route:
+    """What the head asks for. Raises `NotFound` or `WrongMethod`."""
+    route = head.route
+    if route is None:
+        route = head.route = find_route(head.path, method=head.method)
+    return route
+
+
+def admit(request: Request, *, front: Front, peer: Callable[[], Any]) -> KeyGrant | Answer:
+    """The grant of the key that makes the request, or at once the answer that needs none. Raises `HostlerError`.
 
     `peer` tells the client's address, as the transport has it.
     """
     head = request.head
     if front.hosts is not None and head.host not in front.hosts:
         check_host(head, hosts=front.hosts, peer=peer())
-    route = head.route
-    if route is None:
-        route = head.route = find_route(head.path, method=head.method)
+    route = head.route or route_of(head)
     if route.public:
         return public_answer(route.kind, table=front.table, draining=front.draining)
     grant = authenticate(head.digest, table=front.table, now=time.time())
-    if route.kind is Kind.PASS:
+    if route.kind is _PASS:
         endpoint_for(route.name, grant=grant, table=front.table)
-    return Admitted(route, grant)
+    return grant
 
 
-def reads_whole_body(head: Head, admitted: Admitted, *, front: Front) -> bool:
-    """Whether the body is needed before the request can go on."""
-    route = admitted.route
-    if route.kind is not Kind.PASS:
-        return route.kind in (Kind.OPENAI, Kind.OIP_INDEX)
+def reads_whole_body(head: Head, *, front: Front) -> bool:
+    """Whether the body of an admitted request is needed before it can go on."""
+    route = route_of(head)
+    if route.kind is not _PASS:
+        return route.kind in (_OPENAI, Kind.OIP_INDEX)
     if not head.chunked and head.content_length <= COLLECTED_BYTES:
         return True
     endpoint = front.table.endpoints.get(route.name)
     return endpoint is not None and _counts_tokens(head, route, endpoint)
 
 
-def open_whole(client: Client, request: Request, admitted: Admitted, body: bytes, *, front: Front) -> Exchange | Answer:
+def open_whole(client: Client, request: Request, grant: KeyGrant, body: bytes, *, front: Front) -> Exchange | Answer:
     """What answers the request, whose body is whole. The exchange is to be started. Raises `HostlerError`."""
-    route, grant = admitted
-    kind, table = route.kind, front.table
-    if kind is Kind.OPENAI:
+    route, table = route_of(request.head), front.table
+    kind = route.kind
+    if kind is _OPENAI:
         call = read_call(body)
-        name, adapter = split_model(call.model)
-        endpoint = endpoint_for(name, grant=grant, table=table)
+        name = call.model
+        if ":" in name:
+            name, adapter = split_model(name)
+            endpoint = endpoint_for(name, grant=grant, table=table)
+            if adapter is not None:
+                body = for_adapter(body, adapter=adapter, endpoint=endpoint)
+        else:
+            endpoint = endpoint_for(name, grant=grant, table=table)
         check_protocol(endpoint, route, path=request.head.path)
-        if adapter is not None:
-            body = for_adapter(body, adapter=adapter, endpoint=endpoint)
         target = request.head.target
         counted = call if request.head.path not in _UNCOUNTED_PATHS else None
         return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=counted)
-    if kind is Kind.PASS:
+    if kind is _PASS:
         endpoint = endpoint_for(route.name, grant=grant, table=table)
-        target = _passed_target(request.head, admitted, endpoint)
+        target = _passed_target(request.head, grant, endpoint)
         call = read_passed_call(body) if _counts_tokens(request.head, route, endpoint) else None
         return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=call)
     return local_answer(route, grant=grant, table=table, body=body)
 
 
-def open_streamed(client: Client, request: Request, admitted: Admitted, *, front: Front) -> Exchange:
+def open_streamed(client: Client, request: Request, grant: KeyGrant, *, front: Front) -> Exchange:
     """The exchange of a request whose body goes through as it comes. It is to be started. Raises `HostlerError`."""
-    route, grant = admitted
-    endpoint = endpoint_for(route.name, grant=grant, table=front.table)
-    target = _passed_target(request.head, admitted, endpoint)
+    endpoint = endpoint_for(route_of(request.head).name, grant=grant, table=front.table)
+    target = _passed_target(request.head, grant, endpoint)
     account = Account(front, request, grant=grant, endpoint=endpoint, call=None, body_bytes=0)
     return Exchange(client, request, front=front, endpoint=endpoint, account=account, target=target, body=None)
 
@@ -108,11 +113,15 @@ def _exchange(
     call: CallFields | None,
 ) -> Exchange:
     account = Account(front, request, grant=grant, endpoint=endpoint, call=call, body_bytes=len(body))
-    streams = call is not None and call.stream and target.partition("?")[0] in _STREAMED_PATHS
-    if call is not None and streams and not call.wants_usage and not request.head.http_1_0:
+    if call is not None and call.stream and _asks_usage(request.head, call, target=target):
         body = with_usage_asked(body, call)
         account.hide_usage()
     return Exchange(client, request, front=front, endpoint=endpoint, account=account, target=target, body=body)
+
+
+def _asks_usage(head: Head, call: CallFields, *, target: str) -> bool:
+    """Whether the gateway asks for a stream's usage, since the caller does not."""
+    return not call.wants_usage and not head.http_1_0 and target.partition("?")[0] in _STREAMED_PATHS
 
 
 def _counts_tokens(head: Head, route: Route, endpoint: Endpoint) -> bool:
@@ -123,9 +132,9 @@ def _counts_tokens(head: Head, route: Route, endpoint: Endpoint) -> bool:
     return route.target_from > 0 and head.method == "POST" and "openai" in endpoint.route.protocols
 
 
-def _passed_target(head: Head, admitted: Admitted, endpoint: Endpoint) -> str:
+def _passed_target(head: Head, grant: KeyGrant, endpoint: Endpoint) -> str:
     """The path and query that the engine is asked for. Raises `NotFound`."""
-    route, grant = admitted
+    route = route_of(head)
     check_protocol(endpoint, route, path=head.path)
     if endpoint.external:
         raise NotFound(

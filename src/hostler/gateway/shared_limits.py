@@ -56,7 +56,7 @@ class Taken:
         self._grain = grain
         self._lines = lines
 
-    def lines(self, now: float) -> bytes:  # noqa: ARG002 - as Redis told them
+    def lines(self) -> bytes:
         return self._lines
 
     def settle(self, tokens: int | None, *, now: float) -> None:  # noqa: ARG002 - Redis has a clock of its own
@@ -66,7 +66,7 @@ class Taken:
 class Open:
     """Stands for a reservation while Redis is away and requests are served all the same."""
 
-    def lines(self, now: float) -> bytes:  # noqa: ARG002 - nothing is counted
+    def lines(self) -> bytes:
         return b""
 
     def settle(self, tokens: int | None, *, now: float) -> None:
@@ -76,7 +76,7 @@ class Open:
 class Reserved(Protocol):
     """What a request holds until it is settled."""
 
-    def lines(self, now: float) -> bytes: ...
+    def lines(self) -> bytes: ...
 
     def settle(self, tokens: int | None, *, now: float) -> None: ...
 
@@ -219,7 +219,7 @@ def connect(url: str, *, serves_without: bool) -> SharedLimits:
             "redis_url is set, and the Redis client is not installed.",
             hint="Install it: pip install 'hostler[redis]'.",
             param="redis_url",
-            code="extra_missing",
+            code="missing_extra",
         ) from None
     try:
         redis = cast("Any", Redis).from_url(

@@ -41,13 +41,15 @@ class Group(NamedTuple):
 class Endpoint:
     """A name clients call, with the pools behind it."""
 
-    __slots__ = ("_groups", "_speaks_all", "name", "retries", "route", "sticky")
+    __slots__ = ("_groups", "name", "retries", "route", "spoken", "sticky")
 
     def __init__(self, route: EndpointRoute, groups: tuple[Group, ...], *, retries: Retries) -> None:
         self.route = route
         self.name = route.name
         self.retries = retries
-        self._speaks_all = "any" in route.protocols
+        everything = ("openai", "oip", "predict") if "any" in route.protocols else ()
+        self.spoken = frozenset((*route.protocols, "any", *everything))
+        """The protocols whose paths can be served."""
         self._groups = tuple(group for group in groups if group.pools and group.weight > 0)
         self.sticky = route.balance == "prefix_affinity" and any(len(group.pools) > 1 for group in self._groups)
         """Whether `choose` has a use for a request's `affinity`."""
@@ -89,7 +91,7 @@ class Endpoint:
 
     def speaks(self, protocol: str) -> bool:
         """Whether a path of this protocol can be served."""
-        return self._speaks_all or protocol == "any" or protocol in self.route.protocols
+        return protocol in self.spoken
 
     def choose(
         self, draw: Callable[[], float], *, now: float, affinity: int | None = None, without: Sequence[Pool] = ()
