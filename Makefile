@@ -6,7 +6,7 @@ NODE := tests/system/clients/node
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-vllm fuzz check format bench bench-gateway clean
+.PHONY: demo test test-vllm fuzz chaos check format bench bench-gateway clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hostler demo
@@ -20,6 +20,10 @@ test-vllm: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/gateway/fuzz_gateway.py
+
+# Options go to it with ARGS, as in: make chaos ARGS='--seed 2 --kills 400'
+chaos: $(VENV)/.test
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from front_tokens import Generated, answer_tokens
+from front_tokens import Generated, answer_tokens, send, usage
 
 Result = TypeVar("Result")
 ESTABLISHED = 1
@@ -256,6 +256,20 @@ class ScriptedUpstream:
             writer.write(b"%x\r\n%b\r\n" % (len(event), event))
             await self._paced(reader, float(gap_s))
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    async def _unended(
+        self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: str, upto: str
+    ) -> None:
+        """A stream whose body never ends: after its tokens comes `finish`, the end of the choice, or also `done`."""
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for number in range(int(count)):
+            send(writer, {"choices": [{"index": 0, "delta": {"content": f"word{number} "}, "finish_reason": None}]})
+        send(writer, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        if upto == "done":
+            send(writer, {"choices": [], "usage": usage(7, int(count))})
+            writer.write(b"e\r\ndata: [DONE]\n\n\r\n")
+        await writer.drain()
+        await self._until_gone(reader)
 
     async def _tokens(
         self,

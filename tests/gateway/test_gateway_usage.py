@@ -106,6 +106,35 @@ def test_an_aborted_stream_is_billed_for_what_was_generated(
         assert chunks <= record.completion_tokens <= truth <= record.completion_tokens + 3
 
 
+@pytest.mark.parametrize("asked", [{}, {"stream_options": {"include_usage": True}}])
+def test_a_stream_is_recorded_before_its_client_gets_the_last_event(
+    world: World, gateway: Gateway, asked: dict[str, Any]
+) -> None:
+    body = json.dumps({"model": "chat", "stream": True, **asked}).encode()
+    with gateway.wire() as wire:
+        wire.request(
+            "POST", "/v1/chat/completions", key=KEY, body=body, x_do="unended:5:done", x_request_id=f"done-{len(asked)}"
+        )
+        assert wire.head().status == 200
+        while not wire.chunk().endswith(b"data: [DONE]\n\n"):
+            pass
+        # The body has not ended, and the connection is there: what is known already is all that there will be.
+        record = record_of(world, f"done-{len(asked)}")
+    assert (record.outcome, record.estimated) == ("ok", False)
+    assert (record.prompt_tokens, record.completion_tokens) == (7, 5)
+
+
+def test_the_end_of_a_choice_is_no_token(world: World, gateway: Gateway) -> None:
+    body = json.dumps({"model": "chat", "stream": True}).encode()
+    with gateway.wire() as wire:
+        wire.request("POST", "/v1/chat/completions", key=KEY, body=body, x_do="unended:5:finish", x_request_id="choice")
+        assert wire.head().status == 200
+        while b'"stop"' not in wire.chunk():
+            pass
+    record = record_of(world, "choice")
+    assert (record.outcome, record.estimated, record.completion_tokens) == ("aborted", True, 5)
+
+
 def test_a_stream_that_the_engine_breaks_off_is_billed_as_failed(world: World, gateway: Gateway) -> None:
     with gateway.wire() as wire:
         body = b'{"model":"chat","stream":true}'

@@ -61,6 +61,39 @@ def test_whole_chunks_count_as_their_events(contents: list[str], hides: bool) ->
     assert meter.events <= len(contents)
 
 
+@given(texts, st.lists(st.integers(0, 5000), max_size=10), st.booleans())
+def test_the_ends_of_choices_and_of_the_stream_are_no_tokens(contents: list[str], cuts: list[int], raw: bool) -> None:
+    ends = [{"index": number, "delta": {}, "finish_reason": "stop"} for number in range(2)]
+    last = event({"choices": [{"delta": {"content": "x"}, "finish_reason": "length"}]})
+    told = [*map(delta, contents), last, *(event({"choices": [end]}) for end in ends)]
+    meter = EventMeter(hides_usage=True)
+    for piece in [b"".join(told)] if raw else cut(b"".join(told), cuts):
+        data = b"".join(map(chunk, told)).replace(b', "usage": null', b"")
+        if not (raw and meter.passes_raw(data, chunks=len(told))):
+            meter.take(piece)
+    assert meter.events == len(contents) + 1
+    assert not meter.done
+    meter.take(b"data: [DONE]\n\n")
+    assert meter.events == len(contents) + 1
+    assert meter.done
+
+
+@pytest.mark.parametrize("last", [b"data: [DONE]\n\n", b'event: message_stop\ndata: {"type":"message_stop"}\n\n'])
+def test_the_last_event_of_a_stream_is_looked_at(last: bytes) -> None:
+    meter = EventMeter(hides_usage=False)
+    assert meter.passes_raw(chunk(delta("word").replace(b', "usage": null', b"")), chunks=1)
+    assert not meter.passes_raw(chunk(last), chunks=1)
+    assert meter.take(last) == last
+    assert meter.done
+
+
+def test_words_that_look_like_an_end_are_none() -> None:
+    meter = EventMeter(hides_usage=False)
+    meter.take(delta('data: [DONE]\n\n "finish_reason": "stop"'))
+    assert not meter.done
+    assert meter.events == 1
+
+
 def test_chunks_that_do_not_each_end_an_event_are_looked_into() -> None:
     told = event({"choices": [], "usage": USAGE})
     data = chunk(told[:20]) + chunk(told[20:])

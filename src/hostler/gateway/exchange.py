@@ -290,8 +290,12 @@ class Exchange:
 
     def answer_body(self, data: bytes) -> None:
         """A part of the answer."""
-        if self._meter is not None:
-            data = self._meter.take(data)
+        meter = self._meter
+        if meter is not None:
+            data = meter.take(data)
+            if meter.done and self._answer is not None:
+                # The client has all it asked for with this, even if the end of the body is never written.
+                self._account.close("ok", status=self._answer.status, deployment=self._deployment)
         if data:
             self._out.append(chunk(data) if self._chunked else data)
 

@@ -23,6 +23,10 @@ _USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _TELLS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)"\s*:\s*"[^"]')
 _ROLE = re.compile(rb'"role"\s*:\s*"assistant"')
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
+_LAST = re.compile(
+    rb"^(?:data: ?\[DONE\]|event: ?(?:message_stop|response\.(?:completed|incomplete|failed)))", re.MULTILINE
+)
 
 
 class _Details(msgspec.Struct, gc=False):
@@ -62,6 +66,8 @@ class _Event(msgspec.Struct):
 _BODY = msgspec.json.Decoder(_Body)
 _USAGE_DECODER = msgspec.json.Decoder(_Usage)
 _EVENT = msgspec.json.Decoder(_Event)
+_LAST_CHUNKS = (b"[DONE]\n\n\r\n", b'"message_stop"}\n\n\r\n')
+"""What a stream's last chunk ends with, framing and all."""
 
 
 class Used(NamedTuple):
@@ -131,6 +137,11 @@ class Meter(Protocol):
         ...
 
     @property
+    def done(self) -> bool:
+        """Whether a stream's last event came, by which its client knows that it has all, whatever follows."""
+        ...
+
+    @property
     def first_at(self) -> float:
         """When the first token of a stream came, by the meter's clock; 0 if none came."""
         ...
@@ -151,6 +162,7 @@ class BodyMeter:
 
     __slots__ = ("_first", "_last", "_pieces", "_size")
 
+    done = False
     first_at = 0.0
 
     def __init__(self) -> None:
@@ -205,33 +217,39 @@ class EventMeter:
     While that chunk is looked for, an event that is not whole waits for its rest; every whole one goes on at once.
     """
 
-    __slots__ = ("_clock", "_events", "_held", "_hides_usage", "_roles", "_tail", "first_at", "used")
+    __slots__ = ("_clock", "_events", "_held", "_hides_usage", "_passed", "_roles", "_tail", "done", "first_at", "used")
 
     def __init__(self, *, hides_usage: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.done = False
         self.first_at = 0.0
         self._hides_usage = hides_usage
         self._events = 0
         self._roles = 0
         self._held = b""
         self._tail = b""
+        self._passed = b""
         self.used: Used | None = None
 
     @property
     def events(self) -> int:
-        return max(0, self._events - self._roles)
+        # The end of a choice or of the stream is no token. Only the last read can have one that was not looked at yet.
+        return max(0, self._events - self._roles - _finishes(self._passed))
 
     @property
     def shortens(self) -> bool:
         return self._hides_usage
 
     def passes_raw(self, data: bytes, *, chunks: int) -> bool:
-        # What is in the chunks has to be looked at if they do not each end an event, or may tell usage.
+        # What is in the chunks has to be looked at if they do not each end an event, or may tell usage or the end.
         if self._held or self._tail or b'"usage"' in data or data.count(b"\n\n\r\n") != chunks:
+            return False
+        if data.endswith(_LAST_CHUNKS):
             return False
         if self._events <= self._roles:
             self._look_at_first(data, b"\n\n")
         self._events += data.count(b"\n\n")
+        self._passed = data
         return True
 
     def _look_at_first(self, text: bytes, separator: bytes) -> None:
@@ -277,7 +295,11 @@ class EventMeter:
         separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
         if self._events <= self._roles:
             self._look_at_first(text, separator)
-        self._events += text.count(separator)
+        self._events += text.count(separator) - _finishes(self._passed) - _finishes(text)
+        self._passed = b""
+        if not self.done and _LAST.search(text):
+            self.done = True
+            self._events -= text.endswith(separator)
         if b'"usage"' not in text:
             return text
         kept: list[bytes] = []
@@ -303,6 +325,13 @@ class EventMeter:
         if not usage:
             return None, False
         return _used(usage, self.used), told.choices == [] and told.usage is not None
+
+
+def _finishes(text: bytes) -> int:
+    """Events that end a choice and tell no token."""
+    if not _FINISH.search(text):
+        return 0
+    return sum(bool(_FINISH.search(event) and not _CONTENT.search(event)) for event in text.split(b"\ndata:"))
 
 
 def _last_event_end(text: bytes) -> int:
