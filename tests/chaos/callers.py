@@ -39,7 +39,6 @@ class Caller:
     def __init__(self, name: str, *, port: int, key: tuple[str, str], model: str, chance: random.Random) -> None:
         """`key` is its id and its secret."""
         self.answers: list[Answer] = []
-        self.under_way = 0
         self._name = name
         self._port = port
         self._key, self._secret = key

@@ -142,7 +142,7 @@ class Parts:
 
 
 class Storm:
-    """Kills at random. `kinds` are weights of what is killed."""
+    """Kills gateways, control, and processes that hold the database, at random; `kills` counts them."""
 
     def __init__(self, settings: Settings, parts: Parts, chance: random.Random) -> None:
         self.kills: Counter[str] = Counter()

@@ -87,6 +87,38 @@ def test_the_last_event_of_a_stream_is_looked_at(last: bytes) -> None:
     assert meter.done
 
 
+def named(kind: str, **fields: Any) -> bytes:
+    return f"event: {kind}\n".encode() + event({"type": kind, **fields})
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize(
+    ("before", "token", "after"),
+    [
+        (
+            [named("message_start", message={"role": "assistant", "content": []}), named("content_block_start")],
+            named("content_block_delta", delta={"text": "word"}),
+            [named("content_block_stop"), named("message_delta", delta={"stop_reason": "end_turn"})],
+        ),
+        (
+            [named("response.created"), named("response.output_item.added", item={"role": "assistant"})],
+            named("response.output_text.delta", delta="word"),
+            [named("response.output_text.done", text="word word word")],
+        ),
+    ],
+)
+def test_of_events_with_names_those_that_bring_tokens_are_counted(
+    before: list[bytes], token: bytes, after: list[bytes], raw: bool
+) -> None:
+    meter = EventMeter(hides_usage=False)
+    for one in [*before, token, token, token, *after]:
+        if raw:
+            assert meter.passes_raw(chunk(one), chunks=1)
+        else:
+            meter.take(one.replace(b"\n", b"\r\n"))
+    assert meter.events == 3
+
+
 def test_words_that_look_like_an_end_are_none() -> None:
     meter = EventMeter(hides_usage=False)
     meter.take(delta('data: [DONE]\n\n "finish_reason": "stop"'))

@@ -69,6 +69,9 @@ _EVENT = msgspec.json.Decoder(_Event)
 _LAST_CHUNKS = (b"[DONE]\n\n\r\n", b'"message_stop"}\n\n\r\n')
 """What a stream's last chunk ends with, framing and all."""
 
+_TOKEN_NAMES = (b"_block_delta", b".delta")
+"""Ends of the names of events that bring tokens, where events have names: in messages and in responses."""
+
 
 class Used(NamedTuple):
     """Tokens of one request."""
@@ -217,7 +220,19 @@ class EventMeter:
     While that chunk is looked for, an event that is not whole waits for its rest; every whole one goes on at once.
     """
 
-    __slots__ = ("_clock", "_events", "_held", "_hides_usage", "_passed", "_roles", "_tail", "done", "first_at", "used")
+    __slots__ = (
+        "_clock",
+        "_events",
+        "_held",
+        "_hides_usage",
+        "_named",
+        "_passed",
+        "_roles",
+        "_tail",
+        "done",
+        "first_at",
+        "used",
+    )
 
     def __init__(self, *, hides_usage: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -225,6 +240,7 @@ class EventMeter:
         self.first_at = 0.0
         self._hides_usage = hides_usage
         self._events = 0
+        self._named = False
         self._roles = 0
         self._held = b""
         self._tail = b""
@@ -234,7 +250,8 @@ class EventMeter:
     @property
     def events(self) -> int:
         # The end of a choice or of the stream is no token. Only the last read can have one that was not looked at yet.
-        return max(0, self._events - self._roles - _finishes(self._passed))
+        roles = 0 if self._named else self._roles
+        return max(0, self._events - roles - _finishes(self._passed))
 
     @property
     def shortens(self) -> bool:
@@ -246,14 +263,17 @@ class EventMeter:
             return False
         if data.endswith(_LAST_CHUNKS):
             return False
-        if self._events <= self._roles:
+        if not self.first_at:
             self._look_at_first(data, b"\n\n")
-        self._events += data.count(b"\n\n")
+        self._events += data.count(b"\n\n") if not self._named else _count_named(data, b"\n")
         self._passed = data
         return True
 
     def _look_at_first(self, text: bytes, separator: bytes) -> None:
         """Whether the first event only tells the role; the first that does more is the first token."""
+        if not self._events:
+            # At the start, or behind the size of a chunk.
+            self._named = b"event:" in text[:16]
         for event in text.split(separator, 2)[:2]:
             if not event.strip():
                 continue
@@ -293,13 +313,16 @@ class EventMeter:
     def _look(self, text: bytes) -> bytes:
         """Take in whole events; those that the client gets."""
         separator = b"\r\n\r\n" if b"\r\n\r\n" in text else b"\n\n"
-        if self._events <= self._roles:
+        if not self.first_at:
             self._look_at_first(text, separator)
-        self._events += text.count(separator) - _finishes(self._passed) - _finishes(text)
-        self._passed = b""
+        if self._named:
+            self._events += _count_named(text, separator[: len(separator) // 2])
+        else:
+            self._events += text.count(separator) - _finishes(self._passed) - _finishes(text)
+            self._passed = b""
         if not self.done and _LAST.search(text):
             self.done = True
-            self._events -= text.endswith(separator)
+            self._events -= text.endswith(separator) and not self._named
         if b'"usage"' not in text:
             return text
         kept: list[bytes] = []
@@ -325,6 +348,11 @@ class EventMeter:
         if not usage:
             return None, False
         return _used(usage, self.used), told.choices == [] and told.usage is not None
+
+
+def _count_named(text: bytes, newline: bytes) -> int:
+    """Events whose names say that they bring tokens."""
+    return sum(text.count(name + newline) for name in _TOKEN_NAMES)
 
 
 def _finishes(text: bytes) -> int:
