@@ -189,11 +189,12 @@ class BodyMeter:
         self._size += len(data)
         if self._size <= MOST_BODY_BYTES:
             self._pieces.append(data)
-        elif self._pieces:
-            kept = b"".join(self._pieces)
+            return data
+        if not self._first:
+            data_so_far = b"".join((*self._pieces, data))
             self._pieces = []
-            self._first, self._last = kept[:_END_BYTES], kept[-_END_BYTES:]
-        if self._first:
+            self._first, self._last = data_so_far[:_END_BYTES], data_so_far[-_END_BYTES:]
+        else:
             self._last = (self._last + data)[-_END_BYTES:]
         return data
 

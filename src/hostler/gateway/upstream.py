@@ -251,6 +251,8 @@ class UpstreamConnection(asyncio.Protocol):
             raise UnusableAnswer("a head that is too large")
         if data[: len(_START)] != _START[: len(data)]:
             raise UnusableAnswer("what is not HTTP")
+        if data.count(b"\n") != data.count(b"\r\n"):
+            raise UnusableAnswer("a head with a bare LF")
 
     def _read_body(self, data: bytes, answer: AnswerHead, taker: Taker) -> None:
         """Pass `data` on as the body's next bytes. Raises `UnusableAnswer` or `InvalidRequest`."""
