@@ -22,11 +22,11 @@ from hostler.gateway.bodies import with_model
 from hostler.gateway.client_side import Client
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.front import Front
-from hostler.gateway.heads import AnswerHead, client_head, hops, upstream_start
+from hostler.gateway.heads import AnswerHead, client_head, hops
 from hostler.gateway.metering import Meter
 from hostler.gateway.missing import is_bare, may_tell_missing, path_missing
 from hostler.gateway.refusals import check_hops
-from hostler.gateway.request import Request, SentHead
+from hostler.gateway.request import Request
 from hostler.gateway.series import FailureReason
 from hostler.gateway.shared_limits import Reserved
 from hostler.gateway.table import Endpoint
@@ -228,16 +228,14 @@ class Exchange:
         request, body, pool = self._request, self._sent_body, upstream.pool
         head = request.head
         length = len(body) if body is not None else None if head.chunked else head.content_length
-        sent = head.sent
-        if sent is None or sent.pool is not pool or sent.length != length:
-            sent = head.sent = SentHead(pool, length, self._start_of_head(pool, length))
+        start = pool.start_of(head, target=self._target, length=length, plain=self._account.counts_tokens)
         if body is None:
-            upstream.begin(self, b"%b%b\r\n\r\n" % (sent.start, request.id))
+            upstream.begin(self, b"%b%b\r\n\r\n" % (start, request.id))
             self._send_waiting()
         elif len(body) <= _JOINED_BYTES:
-            upstream.begin(self, b"%b%b\r\n\r\n%b" % (sent.start, request.id, body))
+            upstream.begin(self, b"%b%b\r\n\r\n%b" % (start, request.id, body))
         else:
-            upstream.begin(self, b"%b%b\r\n\r\n" % (sent.start, request.id))
+            upstream.begin(self, b"%b%b\r\n\r\n" % (start, request.id))
             upstream.write(body)
 
     def not_connected(self, reason: str) -> None:
@@ -389,19 +387,6 @@ class Exchange:
             self._connecting = pool.connect(self, timeout_s=self._front.limits.connect_s)
         else:
             self.connected(upstream)
-
-    def _start_of_head(self, pool: Pool, length: int | None) -> bytes:
-        target, provider = self._target, pool.external is not None
-        if provider:
-            target = pool.prefix + target.partition("?")[0].removeprefix("/v1")
-        return upstream_start(
-            self._request.head,
-            target=target,
-            lines=pool.lines,
-            length=length,
-            provider=provider,
-            plain=self._account.counts_tokens,
-        )
 
     def _affinity(self, endpoint: Endpoint) -> int | None:
         return prefix_key(self._body) if endpoint.sticky and self._body is not None else None

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from hostler.gateway.framing import ChunkedDecoder, whole_chunks
-from hostler.gateway.heads import AnswerHead, UnusableAnswer, read_answer_head
+from hostler.gateway.heads import AnswerHead, UnusableAnswer, read_answer_head, upstream_start
 from hostler.gateway.health import Watched
+from hostler.gateway.request import Head, SentHead
 from hostler.gateway.targets import address_of
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
@@ -335,6 +336,20 @@ class Pool(Watched):
                     self._heads.clear()
                 self._heads[data] = answer
         return answer
+
+    def start_of(self, head: Head, *, target: str, length: int | None, plain: bool) -> bytes:
+        """What the target is sent for a client's `head` and a body of `length` bytes, up to the request's id.
+
+        A client that keeps its connection sends the same head again, so what it was last made into is kept with it.
+        """
+        sent = head.sent
+        if sent is None or sent.pool is not self or sent.length != length:
+            provider = self.external is not None
+            if provider:
+                target = self.prefix + target.partition("?")[0].removeprefix("/v1")
+            start = upstream_start(head, target=target, lines=self.lines, length=length, provider=provider, plain=plain)
+            sent = head.sent = SentHead(self, length, start)
+        return sent.start
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection, the one used last, or None."""
