@@ -269,3 +269,9 @@ def test_the_page_of_errors_has_no_code_that_nothing_raises() -> None:
         for code in re.findall(r"`([a-z_]+)`", row[0])
     }
     assert listed - set(codes_in_source()) == set()
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_every_test_that_a_page_names_is_there(page: str) -> None:
+    named = {code for code in codes(text_of(page)) if re.fullmatch(r"tests/\S+\.py", code)}
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
