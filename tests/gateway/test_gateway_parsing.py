@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hostler.gateway.bodies import read_model, with_model
+from hostler.gateway.bodies import read_call, read_model, with_model, with_usage_asked
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.heads import AnswerHead, UnusableAnswer, client_head, upstream_start
 from hostler.gateway.request import Request, read_head
@@ -114,3 +114,27 @@ def test_any_body_is_routed_or_refused(body: bytes) -> None:
         with suppress(InvalidRequest):
             read_model(data)
             assert read_model(with_model(data, model="m")) == "m"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","stream_options":{"a":"\xff"}}',
+        b'{"model":"m","n":"x","\xff":1}',
+        b'{"model":"m","stream":true,"stream_options":null,"\xff":1}',
+        b'{"model":"m","max_tokens":1e400}',
+        b'{"model":"m","max_tokens":' + b"9" * 5000 + b"}",
+    ],
+)
+def test_bytes_that_are_no_text_are_refused_or_passed_and_raise_nothing_else(body: bytes) -> None:
+    with suppress(InvalidRequest):
+        call = read_call(body)
+        assert call.model == "m"
+        with_usage_asked(body, call)
+
+
+@given(st.binary(max_size=60))
+def test_any_call_is_read_or_refused(body: bytes) -> None:
+    for data in (body, b'{"model":"chat","stream":true,"n":' + body + b"}"):
+        with suppress(InvalidRequest):
+            with_usage_asked(data, read_call(data))

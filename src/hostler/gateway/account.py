@@ -43,6 +43,7 @@ class Account:
         "_used",
         "limited",
         "outcome",
+        "reached",
     )
 
     def __init__(
@@ -72,6 +73,8 @@ class Account:
         limits, more = grant.limits, endpoint.route.limits
         self.limited = (limits is not NO_LIMITS and limits.any) or (more is not NO_LIMITS and more.any)
         """Whether its key or its endpoint has limits."""
+        self.reached = False
+        """Whether it was sent to an upstream, or was about to be."""
         self.outcome: Outcome = "ok"
         """How it ended, once it has."""
 
@@ -246,6 +249,8 @@ class Account:
         front.open_accounts -= 1
         if self._reservation is not None:
             self._reservation.settle(tokens, now=now)
+        if not self.reached:
+            return
         prompt, completion, _ = self._used or _NOTHING
         front.metrics.answered(
             self._endpoint.name,

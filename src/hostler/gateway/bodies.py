@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -55,12 +56,13 @@ def read_call(body: bytes) -> CallFields:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass
     fields = CallFields(read_model(body))
-    for name, raw in _FIELDS.decode(body).items():
-        expected = {"stream": bool, "stream_options": dict}.get(name, int)
+    for name, raw in _fields_of(body).items():
         if name != "model" and name in CallFields.__struct_fields__:
-            value: object = msgspec.json.decode(raw)
-            if isinstance(value, expected):
-                setattr(fields, name, value)
+            expected = {"stream": bool, "stream_options": dict}.get(name, int)
+            with contextlib.suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+                value: object = msgspec.json.decode(raw)
+                if isinstance(value, expected):
+                    setattr(fields, name, value)
     return fields
 
 
@@ -98,7 +100,7 @@ def with_usage_asked(body: bytes, fields: CallFields) -> bytes:
     if fields.stream_options is None and b'"stream_options"' not in body:
         return body.rstrip()[:-1] + b',"stream_options":{"include_usage":true}}'
     options = {**(fields.stream_options or {}), "include_usage": True}
-    raw = _FIELDS.decode(body)
+    raw = _fields_of(body)
     raw["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
     return msgspec.json.encode(raw)
 
@@ -109,10 +111,15 @@ def with_model(body: bytes, *, model: str) -> bytes:
     Fields that are `model` in other letters (`Model`) are left out: a server that reads names in any case would take
     one of them for the model. Raises `InvalidRequest` if it is no such object.
     """
-    try:
-        fields = _FIELDS.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not a JSON object: {error}.", code="invalid_json") from None
+    fields = _fields_of(body)
     fields = {name: value for name, value in fields.items() if name == "model" or name.casefold() != "model"}
     fields["model"] = msgspec.Raw(msgspec.json.encode(model))
     return msgspec.json.encode(fields)
+
+
+def _fields_of(body: bytes) -> dict[str, msgspec.Raw]:
+    """The fields of a JSON object, not looked into. Raises `InvalidRequest` if it is none."""
+    try:
+        return _FIELDS.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The body is not a JSON object: {error}.", code="invalid_json") from None

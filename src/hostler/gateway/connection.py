@@ -311,7 +311,7 @@ class Connection(asyncio.Protocol):
         if self._pending:
             data, self._pending = self._pending, b""
             self._receive(data)
-        elif head.expects_continue:
+        elif head.expects_continue and not self._lingering:
             self._transport.write(_CONTINUE)
 
     def _receive(self, data: bytes) -> None:

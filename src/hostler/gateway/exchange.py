@@ -30,7 +30,7 @@ from hostler.gateway.request import Request
 from hostler.gateway.series import FailureReason
 from hostler.gateway.shared_limits import Reserved
 from hostler.gateway.table import Endpoint
-from hostler.gateway.upstream import MAX_CONNECTIONS, Pool, UpstreamConnection
+from hostler.gateway.upstream import Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
 from hostler.spec.usage import Outcome
 
@@ -112,7 +112,6 @@ class Exchange:
         self._undecided = False
         self._written = False
         self._out: list[bytes] = []
-        self._undecided = False
         self._heard = front.now
         self._sent_at = 0.0
 
@@ -132,8 +131,6 @@ class Exchange:
         """Admit the request, choose a target and send it. Raises `RateLimited`, or `Unavailable` without a target."""
         front, account = self._front, self._account
         shared = front.shared_limits
-        if front.refuses_unrecorded:
-            account.check_room()
         if shared is not None and account.limited:
             self._admitting = True
             shared.reserve(account.asked(), self._admitted)
@@ -160,6 +157,8 @@ class Exchange:
     def _set_out(self) -> None:
         endpoint = self._endpoint
         try:
+            if self._front.refuses_unrecorded:
+                self._account.check_room()
             pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=self._affinity(endpoint))
             if pool is None:
                 raise Unavailable(
@@ -369,7 +368,7 @@ class Exchange:
     # Steps.
 
     def _attempt(self, pool: Pool, *, fresh: bool) -> None:
-        if pool.in_flight >= MAX_CONNECTIONS:
+        if pool.full:
             raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
         external = pool.external
         if external is not None:
@@ -379,6 +378,7 @@ class Exchange:
         else:
             self._sent_body = self._body
         self._tried += (pool,)
+        self._account.reached = True
         self._pool = pool
         self._deployment = pool.deployment
         pool.in_flight += 1
@@ -400,7 +400,8 @@ class Exchange:
         if endpoint is None:
             return None
         affinity = self._affinity(endpoint)
-        return endpoint.choose(self._front.draw, now=self._front.now, affinity=affinity, without=self._tried)
+        pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=affinity, without=self._tried)
+        return pool if pool is not None and pool.external is None else None
 
     def _again(self, pool: Pool | None, *, reason: str) -> None:
         if pool is None or not self._endpoint.retries.allow(self._front.now):
@@ -464,6 +465,7 @@ class Exchange:
         if self._admitting:
             # Whoever asked for it settles it once it is known.
             self._admitting = False
+            self._account.outcome = outcome
             return
         if self._connecting is not None:
             self._connecting.cancel()

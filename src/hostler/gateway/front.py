@@ -187,7 +187,7 @@ class Front:
         self.now = now
         for connection in tuple(self.connections):
             connection.sweep(now)
-        self.limiter.sweep(time.monotonic())
+        self.limiter.sweep(time.monotonic(), endpoints=self.table.endpoints)
         self.pools.sweep(now, idle_s=self.limits.upstream_idle_s)
         self.metrics.sweep(now, endpoints=self.table.endpoints)
 

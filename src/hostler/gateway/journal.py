@@ -238,7 +238,7 @@ class Journal:
                     path.unlink()
 
     def _roll_ahead(self) -> bool:
-        return self._current is not None or self._roll() is not None
+        return (self._current is not None and not self.failing) or self._roll() is not None
 
     def _roll(self) -> Segment | None:
         """Begin the next segment, None if there is no room for it."""
@@ -260,6 +260,7 @@ class Journal:
                 self.taken(current, current.end)
         self._segments.append(segment)
         self._current = segment
+        self.failing = False
         self._told = ""
         return segment
 

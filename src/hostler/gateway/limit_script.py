@@ -57,8 +57,8 @@ local tokens, certain, id = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6]
 for s = 0, subjects - 1 do
   local k, a = s * 5, 6 + s * 3
   local rpm, tpm, most = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  redis.call('ZREMRANGEBYSCORE', KEYS[k + 5], '-inf', now)
   if most >= 0 then
-    redis.call('ZREMRANGEBYSCORE', KEYS[k + 5], '-inf', now)
     local busy = redis.call('ZCARD', KEYS[k + 5])
     if busy >= most then return {0, s, 'max_concurrency', busy, 1000} end
   end
@@ -81,10 +81,8 @@ for s = 0, subjects - 1 do
   local k, a = s * 5, 6 + s * 3
   if tonumber(ARGV[a + 1]) >= 0 then take(KEYS[k + 1], KEYS[k + 2], 1) end
   if tonumber(ARGV[a + 2]) >= 0 and tokens > 0 then take(KEYS[k + 3], KEYS[k + 4], tokens) end
-  if tonumber(ARGV[a + 3]) >= 0 then
-    redis.call('ZADD', KEYS[k + 5], now + lease, id)
-    redis.call('PEXPIRE', KEYS[k + 5], 2 * lease)
-  end
+  redis.call('ZADD', KEYS[k + 5], now + lease, id)
+  redis.call('PEXPIRE', KEYS[k + 5], 2 * lease)
 end
 return {1, grain, tonumber(redis.call('HGET', KEYS[1], 'sum') or '0'), left(KEYS[2]),
         tonumber(redis.call('HGET', KEYS[3], 'sum') or '0'), left(KEYS[4])}
@@ -100,8 +98,7 @@ SETTLE = (
 local taken, used, at, id = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7]
 for s = 0, subjects - 1 do
   local k = s * 5
-  redis.call('ZREM', KEYS[k + 5], id)
-  if redis.call('EXISTS', KEYS[k + 3]) == 1 and used ~= taken then
+  if redis.call('ZREM', KEYS[k + 5], id) == 1 and used ~= taken and redis.call('EXISTS', KEYS[k + 3]) == 1 then
     expire(KEYS[k + 3], KEYS[k + 4])
     if used > taken then
       take(KEYS[k + 3], KEYS[k + 4], used - taken)
@@ -114,19 +111,21 @@ end
 return 1
 """
 )
-"""ARGV: tokens taken, tokens used, the grain they were taken in, the request's id."""
+"""ARGV: tokens taken, tokens used, the grain they were taken in, the request's id. Whoever holds a lease may settle,
+and gives it up: the same settlement, sent again because its answer was late, does nothing. One whose lease ran out
+leaves what was taken."""
 
-RENEW = (
-    _COMMON
-    + """
-for s = 0, subjects - 1 do
-  local leases = KEYS[s * 5 + 5]
-  if redis.call('ZSCORE', leases, ARGV[4]) then
-    redis.call('ZADD', leases, now + lease, ARGV[4])
+RENEW = """
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local lease = tonumber(ARGV[1])
+for i, leases in ipairs(KEYS) do
+  if redis.call('ZSCORE', leases, ARGV[i + 1]) then
+    redis.call('ZADD', leases, now + lease, ARGV[i + 1])
     redis.call('PEXPIRE', leases, 2 * lease)
   end
 end
 return 1
 """
-)
-"""ARGV: the request's id. A lease that ran out is not taken again."""
+"""KEYS: the leases of a subject, for each request; ARGV: how long they last in ms, then the requests' ids. A lease that
+ran out is not taken again."""

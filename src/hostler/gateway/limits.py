@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 
 from hostler.decide.limits import NEVER_S, WINDOW_S, Grain, Limit, Refusal, TokenHabit, Window
 from hostler.gateway.refusals import LimitName, RateLimited
@@ -217,8 +218,11 @@ class Limiter:
         reservation.take(key_limits, endpoint_limits, certain=certain)
         return reservation
 
-    def sweep(self, now: float) -> None:
-        """Forget subjects that have taken nothing for a window; a part of them at each call."""
+    def sweep(self, now: float, *, endpoints: Container[str]) -> None:
+        """Forget subjects that have taken nothing for a window, a part of them at each call, and endpoints that are
+        gone."""
+        for name in [one for one in self._habits if one not in endpoints]:
+            del self._habits[name]
         if not self._unswept:
             self._unswept = list(self._subjects)
         part, self._unswept = self._unswept[:_SWEPT_AT_ONCE], self._unswept[_SWEPT_AT_ONCE:]
@@ -266,6 +270,9 @@ def limited(subject: str, refusal: Refusal, *, tokens: int) -> RateLimited:
     told = f"The limit {limit}={bound} of {subject} is reached: {used} {_TAKEN[limit]}"
     if limit is Limit.TPM:
         told += f", and this one may take {tokens}"
+    if wait_s == NEVER_S and limit is not Limit.TPM:
+        # A share of none: this worker never will, another may.
+        wait_s = WINDOW_S
     if wait_s == NEVER_S:
         return RateLimited(
             f"This request may take {tokens} tokens, which is more than the limit tpm={bound} of {subject} allows.",

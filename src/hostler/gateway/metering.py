@@ -15,6 +15,8 @@ import msgspec
 
 MOST_BODY_BYTES = 32 * 1024
 """Of a body that is kept to be read whole; of a larger one, the usage is looked for at both ends."""
+MOST_TOKENS = 10**12
+"""That one answer is taken to have used, whatever it says: numbers above are of no engine, and fit no record."""
 _END_BYTES = 8 * 1024
 _MOST_HELD_BYTES = 64 * 1024
 """Of an event that is not whole, while it is held back to see whether it is one the client must not get."""
@@ -93,11 +95,15 @@ def used_of(body: bytes) -> Used | None:
 def _used(usage: _Usage, before: Used | None = None) -> Used:
     """What `usage` tells; what it leaves out is as `before`."""
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    if prompt is not None and completion is not None and prompt >= 0 and completion >= 0:
+    if prompt is not None and completion is not None and 0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS:
         details = usage.prompt_tokens_details
         cached = details.cached_tokens if details is not None else None
-        return Used(prompt, completion, cached if cached is not None and cached > 0 else 0)
+        return Used(prompt, completion, _bounded(cached) if cached else 0)
     return _used_in_other_words(usage, before)
+
+
+def _bounded(tokens: int) -> int:
+    return min(max(0, tokens), MOST_TOKENS)
 
 
 def _used_in_other_words(usage: _Usage, before: Used | None) -> Used:
@@ -115,7 +121,7 @@ def _used_in_other_words(usage: _Usage, before: Used | None) -> Used:
     if usage.cache_read_input_tokens is not None and usage.input_tokens is not None:
         # Anthropic's input tokens are without those that were in the cache.
         prompt = usage.input_tokens + usage.cache_read_input_tokens
-    return Used(max(0, prompt or 0), max(0, completion), max(0, cached))
+    return Used(_bounded(prompt or 0), _bounded(completion), _bounded(cached))
 
 
 class Meter(Protocol):

@@ -10,7 +10,8 @@ from hostler.gateway.account import Account
 from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for, for_adapter, split_model
 from hostler.gateway.answers import Answer, local_answer, public_answer
 from hostler.gateway.bodies import CallFields, read_call, read_passed_call, with_usage_asked
-from hostler.gateway.exchange import Client, Exchange
+from hostler.gateway.client_side import Client
+from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
 from hostler.gateway.hosts import check_host
 from hostler.gateway.request import Head, Request

@@ -128,18 +128,18 @@ class SharedLimits:
                 waiting, self._waiting = self._waiting[:MOST_AT_ONCE], self._waiting[MOST_AT_ONCE:]
                 settled = self._settled[:MOST_AT_ONCE]
                 try:
-                    await self._round(waiting, settled)
+                    answers = await self._round(waiting, settled)
                 except Exception as error:  # noqa: BLE001 - whatever a client library raises, nobody may wait for ever
                     self._lose(error)
-                    for _, answer in waiting:
-                        answer(self._without())
-                    for _, answer in self._waiting:
-                        answer(self._without())
-                    self._waiting = []
+                    waiting, self._waiting = [*waiting, *self._waiting], []
                     self._away_until = loop.time() + AWAY_FOR_S
+                    for _, answer in waiting:
+                        _deliver(answer, self._without())
                     await asyncio.sleep(AWAY_FOR_S)
                     break
                 del self._settled[: len(settled)]
+                for answer, held in answers:
+                    _deliver(answer, held)
                 if not self._waiting and not self._settled:
                     break
 
@@ -150,8 +150,10 @@ class SharedLimits:
         with contextlib.suppress(Exception):
             await self._redis.aclose()
 
-    async def _round(self, waiting: list[tuple[Asked, Answer]], settled: list[tuple[Asked, int, int]]) -> None:
-        """One round trip: all that is settled, then all that is asked, in that order."""
+    async def _round(
+        self, waiting: list[tuple[Asked, Answer]], settled: list[tuple[Asked, int, int]]
+    ) -> list[tuple[Answer, Reserved | HostlerError]]:
+        """One round trip: all that is settled, then all that is asked, in that order. What the asked get."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(TIMEOUT_S):
             pipeline = cast("Any", self._redis.pipeline(transaction=False))
@@ -163,13 +165,26 @@ class SharedLimits:
                 bounds = [-1 if bound is None else bound for limits in asked.limits for bound in _bounds(limits)]
                 _call(pipeline, RESERVE, asked.subjects, asked.tokens, int(asked.certain), asked.id, *bounds)
             if self._leases and loop.time() >= self._renew_at:
-                for lease, subjects in self._leases.items():
-                    _call(pipeline, RENEW, subjects, lease)
+                self._renew(pipeline)
                 self._renew_at = loop.time() + RENEW_EVERY_S
-            replies: list[Any] = await pipeline.execute()
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        refused = [reply for reply in replies if isinstance(reply, Exception)]
+        if refused:
+            _log.error("Redis at %s refuses a script: %s", self._place, refused[0])
         self._find()
-        for (asked, answer), reply in zip(waiting, replies[len(settled) :], strict=False):
-            answer(self._read(asked, reply))
+        asked_replies = replies[len(settled) : len(settled) + len(waiting)]
+        return [
+            (answer, self._without() if isinstance(reply, Exception) else self._read(asked, reply))
+            for (asked, answer), reply in zip(waiting, asked_replies, strict=True)
+        ]
+
+    def _renew(self, pipeline: Any) -> None:
+        """Renew every lease, many with one script."""
+        pairs = [(_keys(subject)[-1], lease) for lease, subjects in self._leases.items() for subject in subjects]
+        for start in range(0, len(pairs), MOST_AT_ONCE):
+            part = pairs[start : start + MOST_AT_ONCE]
+            keys, leases = [key for key, _ in part], [lease for _, lease in part]
+            pipeline.eval(RENEW, len(keys), *keys, LEASE_S * 1000, *leases)
 
     def _read(self, asked: Asked, reply: list[Any]) -> Reserved | HostlerError:
         if not reply[0]:
@@ -237,8 +252,19 @@ def connect(url: str, *, serves_without: bool) -> SharedLimits:
     return SharedLimits(redis, place=place, serves_without=serves_without)
 
 
+def _deliver(answer: Answer, held: Reserved | HostlerError) -> None:
+    try:
+        answer(held)
+    except Exception:  # noqa: BLE001 - the outermost frame of one request, whose failure ends no other
+        _log.exception("a request that was admitted could not go on")
+
+
+def _keys(subject: str) -> list[str]:
+    return [f"hostler:{{limits}}:{subject}:{name}" for name in _KEYS]
+
+
 def _call(pipeline: Any, script: str, subjects: tuple[str, ...], *arguments: object) -> None:
-    keys = [f"hostler:{{limits}}:{subject}:{name}" for subject in subjects for name in _KEYS]
+    keys = [key for subject in subjects for key in _keys(subject)]
     pipeline.eval(script, len(keys), *keys, WINDOW_S * 1000, GRAIN_S * 1000, LEASE_S * 1000, *arguments)
 
 

@@ -72,6 +72,7 @@ class Worker:
             max_connections_per_address=settings.max_connections_per_address,
         )
         self._stop = asyncio.Event()
+        self._tls_door: TlsDoor | None = None
         self._journal = Journal(
             settings.paths.journal, name=f"{number}-{secrets.token_hex(8)}", max_bytes=settings.journal_max_bytes
         )
@@ -135,7 +136,7 @@ class Worker:
                         return
                 door: Door
                 if tls is not None:
-                    door = TlsDoor(listener, tls, front=self.front, protocol=self._connection)
+                    door = self._tls_door = TlsDoor(listener, tls, front=self.front, protocol=self._connection)
                     door.open(backlog=BACKLOG)
                 else:
                     door = await loop.create_server(self._connection, sock=listener, backlog=BACKLOG)
@@ -253,10 +254,15 @@ class Worker:
                 if loop.time() - begun >= idle_s:
                     for connection in tuple(front.connections):
                         connection.drain(idle_s=idle_s)
-                    if not front.connections:
+                    if not front.connections and not self._handshakes:
                         break
         finally:
             own_file.unlink(missing_ok=True)
+
+    @property
+    def _handshakes(self) -> int:
+        """TLS handshakes under way, which become connections."""
+        return self._tls_door.handshakes if self._tls_door is not None else 0
 
     def _close_admin(self) -> None:
         """Leave the port of the metrics to the worker that takes this one's place."""
@@ -273,7 +279,7 @@ class Worker:
         for connection in tuple(front.connections):
             connection.drain()
         next_sweep = loop.time()
-        while front.connections and loop.time() < deadline:
+        while (front.connections or self._handshakes) and loop.time() < deadline:
             await asyncio.sleep(_STOP_POLL_S)
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + self._limits.sweep_s
