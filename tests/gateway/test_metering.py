@@ -166,7 +166,7 @@ def test_events_of_responses_and_messages_tell_their_usage() -> None:
         ({"usage": {"total_tokens": 12}}, Used(12, 0)),
         ({"usage": {"input_tokens": 3, "output_tokens": 2, "cache_read_input_tokens": 1}}, Used(4, 2, 1)),
         ({"usage": {"prompt_tokens": -5, "completion_tokens": 2}}, Used(0, 2)),
-        ({"usage": {"prompt_tokens": 2**63, "completion_tokens": 10**19}}, None),
+        ({"usage": {"prompt_tokens": 2**63, "completion_tokens": 10**19}}, Used(MOST_TOKENS, MOST_TOKENS)),
         ({"usage": {"prompt_tokens": 2**62, "completion_tokens": 5}}, Used(MOST_TOKENS, 5)),
         ({"usage": {"input_tokens": 2**62, "cache_read_input_tokens": 2**62}}, Used(MOST_TOKENS, 0, MOST_TOKENS)),
         ({"usage": None}, None),
