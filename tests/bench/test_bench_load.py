@@ -89,7 +89,7 @@ def test_a_closed_loop_keeps_each_connection_at_one_request_and_counts_them() ->
     assert result.tokens_per_s == pytest.approx(10 * result.requests_per_s)
     assert result.first_token is None
     assert ticks == sorted(ticks)
-    assert ticks[-1] == 1.0
+    assert ticks[-1] == pytest.approx(1.0, abs=0.01)
     (request,) = seen
     assert request.startswith(b"POST /path?q=1 HTTP/1.1\r\nhost: 127.0.0.1:")
     assert b"\r\nauthorization: Bearer k\r\n" in request

@@ -150,3 +150,56 @@ async def test_the_time_that_a_refusal_tells_is_true(world: World, gateway: Gate
     due = time.monotonic() + told_s
     assert due - asked_at == pytest.approx(60, rel=0.02)
     assert int(refused.headers["retry-after"]) - told_s < 1.0
+
+
+async def test_no_number_that_a_caller_writes_takes_a_limit_away_from_others(
+    world: World, gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    route = msgspec.structs.replace(endpoint("target", upstream.port), limits=LimitSet(tpm=2000))
+    world.allow(limited("attacker", max_concurrency=2), grant(key_named("victim01")))
+    world.serve(route)
+    nines = "9" * 4290
+    key = key_named("attacker")
+    for fields in (f'"n":{nines}', f'"max_tokens":{nines},"n":{nines}', f'"best_of":{nines}', '"n":100000'):
+        body = f'{{"model":"target",{fields}}}'.encode()
+        reply = gateway.ask("POST", "/v1/chat/completions", key=key, body=body, x_do="status:400")
+        assert reply.status in (400, 429)
+    (reply,) = await burst(gateway, "victim01", 1, does="tokens:5:5", model="target")
+    assert reply.status_code == 200
+    (reply,) = await burst(gateway, "attacker", 1, does="tokens:5:5", model="target")
+    assert reply.status_code == 200, "its places are free again"
+    world.remove("target")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 1, "max_completion_tokens": 5000},
+        {"max_tokens": 1, "n_predict": 5000},
+        {"max_tokens": 1000, "n": 2},
+        {"max_tokens": 1000, "best_of": 2},
+        {"max_tokens": 100, "prompt": ["a"] * 50},
+        {"max_tokens": 100, "prompt": [[1, 2]] * 50},
+    ],
+    ids=str,
+)
+async def test_the_highest_bound_that_an_engine_may_read_is_taken(
+    world: World, gateway: Gateway, fields: dict[str, Any]
+) -> None:
+    world.allow(limited("highest1", tpm=1500))
+    (reply,) = await burst(gateway, "highest1", 1, does="tokens:1:1", **fields)
+    assert reply.status_code == 429
+
+
+def test_a_stream_that_is_neither_true_nor_false_is_refused(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    for value in (b"1", b'"true"'):
+        for path in ("/v1/chat/completions", "/endpoints/chat/v1/chat/completions"):
+            reply = gateway.ask("POST", path, body=b'{"model":"chat","stream":%b}' % value)
+            assert (reply.status, reply.error["param"]) == (400, "stream")
+    assert upstream.seen == []
+
+
+def test_no_caller_may_take_an_id_of_the_gateways(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    first = gateway.chat("chat").headers["x-request-id"]
+    again = gateway.chat("chat", x_request_id=first).headers["x-request-id"]
+    assert again != first

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostler.gateway.framing import chunk, whole_chunks
-from hostler.gateway.metering import MOST_BODY_BYTES, MOST_TOKENS, BodyMeter, EventMeter, Used, used_of
+from hostler.gateway.metering import (
+    MOST_BODY_BYTES,
+    MOST_KEPT_BYTES,
+    MOST_TOKENS,
+    BodyMeter,
+    EventMeter,
+    KeptAnswers,
+    Used,
+    used_of,
+)
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 2}}
 FAKE = '"usage":{"prompt_tokens":999}\n\n'
@@ -186,3 +195,26 @@ def test_a_body_too_large_to_keep_tells_its_usage_at_either_end(first: bool) -> 
     meter = BodyMeter()
     assert b"".join(map(meter.take, cut(body, list(range(0, len(body), 65536))))) == body
     assert meter.used == Used(7, 3, 2)
+
+
+def test_what_a_caller_makes_an_engine_repeat_is_not_its_usage() -> None:
+    echoed = {"usage": {"input_tokens": 1, "output_tokens": 1}}
+    body = json.dumps({"usage": USAGE, "metadata": echoed, "padding": "x" * 50_000}).encode()
+    for size in (len(body), 20_000, 100):
+        meter = BodyMeter()
+        for start in range(0, len(body), size):
+            meter.take(body[start : start + size])
+        assert meter.used == Used(7, 3, 2)
+
+
+def test_what_is_kept_of_answers_is_bounded_and_given_back() -> None:
+    kept = KeptAnswers()
+    meters = [BodyMeter(kept) for _ in range(100)]
+    for meter in meters:
+        for _ in range(16):
+            meter.take(b"x" * 60_000)
+    assert kept.bytes <= MOST_KEPT_BYTES
+    assert sum(meter.unread for meter in meters) > 0
+    for meter in meters:
+        meter.forget()
+    assert kept.bytes == 0

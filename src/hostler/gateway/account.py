@@ -142,7 +142,12 @@ class Account:
             return 0, True
         habit = self._front.limiter.habit(self._endpoint.name)
         most = call.most_tokens
-        return habit.prompt(self._body_bytes) + habit.answer(most, choices=call.n or 1), most is not None
+        tokens = habit.prompt(self._body_bytes) + habit.answer(most, choices=call.answers)
+        if most is not None:
+            return tokens, True
+        # An estimate is no reason to take more than there is.
+        bounds = (self._grant.limits.tpm, self._endpoint.route.limits.tpm)
+        return min(tokens, *(bound for bound in bounds if bound is not None)) if any(bounds) else tokens, False
 
     @property
     def counts_tokens(self) -> bool:
@@ -171,7 +176,7 @@ class Account:
             if answer.events:
                 self._meter = EventMeter(hides_usage=self._hides_usage, clock=self._front.clock)
             else:
-                self._meter = BodyMeter()
+                self._meter = BodyMeter(self._front.kept_answers)
         return self._meter
 
     def close_whole(self, answer: AnswerHead, body: bytes, *, deployment: str) -> None:
@@ -199,7 +204,8 @@ class Account:
         used = meter.used if meter is not None else None
         events = meter.events if meter is not None else 0
         whole = outcome == "ok"
-        estimated = self._call is not None and (not whole or (used is None and events > 0))
+        unread = meter is not None and meter.unread
+        estimated = self._call is not None and (not whole or (used is None and (self._streamed or unread)))
         if estimated:
             if used is not None:
                 used = used._replace(completion_tokens=max(used.completion_tokens, events))
@@ -247,6 +253,8 @@ class Account:
         self._settled = True
         front = self._front
         front.open_accounts -= 1
+        if self._meter is not None:
+            self._meter.forget()
         if self._reservation is not None:
             self._reservation.settle(tokens, now=now)
         if not self.reached:

@@ -9,6 +9,9 @@ import msgspec
 
 from hostler.spec.errors import InvalidRequest
 
+MOST_ASKED = 10**6
+"""Tokens, and choices, that a caller is taken to ask for at most: more is no engine's, and for it to refuse."""
+
 
 class CallFields(msgspec.Struct, gc=False):
     """What the gateway reads of a call of OpenAI's API."""
@@ -18,18 +21,35 @@ class CallFields(msgspec.Struct, gc=False):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
+    n_predict: int | None = None
     n: int | None = None
+    best_of: int | None = None
+    prompt: str | list[msgspec.Raw] | None = None
     stream_options: dict[str, Any] | None = None
 
     @property
     def most_tokens(self) -> int | None:
-        """The bound that the caller set on an answer's tokens, whichever API's name it has."""
+        """The bound that the caller set on an answer's tokens: the highest, whichever of them the engine reads.
+
+        None if there is none, or llama.cpp's `n_predict` takes it away.
+        """
         bounds = [
             bound
-            for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
-            if bound is not None and bound > 0
+            for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict)
+            if bound is not None
         ]
-        return min(bounds) if bounds else None
+        if not bounds or max(bounds) <= 0 or (self.n_predict is not None and self.n_predict <= 0):
+            return None
+        return min(max(bounds), MOST_ASKED)
+
+    @property
+    def answers(self) -> int:
+        """How many answers are asked for: choices, for each of several prompts."""
+        prompts, prompt = 1, self.prompt
+        # A list of numbers is one prompt, of token ids.
+        if isinstance(prompt, list) and prompt and bytes(prompt[0])[:1] in (b'"', b"["):
+            prompts = len(prompt)
+        return prompts * min(max(self.n or 1, self.best_of or 1, 1), MOST_ASKED)
 
     @property
     def wants_usage(self) -> bool:
@@ -58,7 +78,14 @@ def read_call(body: bytes) -> CallFields:
     fields = CallFields(read_model(body))
     for name, raw in _fields_of(body).items():
         if name != "model" and name in CallFields.__struct_fields__:
-            expected = {"stream": bool, "stream_options": dict}.get(name, int)
+            if name == "stream" and bytes(raw) not in (b"true", b"false", b"null"):
+                raise InvalidRequest(
+                    "stream: it is neither true nor false.",
+                    hint="Send true, false, or leave it out.",
+                    param="stream",
+                    code="invalid_field",
+                )
+            expected = {"stream": bool, "stream_options": dict, "prompt": str}.get(name, int)
             with contextlib.suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
                 value: object = msgspec.json.decode(raw)
                 if isinstance(value, expected):
@@ -67,10 +94,12 @@ def read_call(body: bytes) -> CallFields:
 
 
 def read_passed_call(body: bytes) -> CallFields:
-    """As `read_call`, of a body that is routed by its path: whatever it is, it goes through."""
+    """As `read_call`, of a body that is routed by its path: whatever else it is, it goes through."""
     try:
         return read_call(body)
-    except InvalidRequest:
+    except InvalidRequest as error:
+        if error.param == "stream":
+            raise
         return CallFields("")
 
 

@@ -279,10 +279,13 @@ class Exchange:
         # An event that is kept from the client makes the body shorter than was announced.
         shortened = self._meter is not None and self._meter.shortens
         self._chunked = answer.has_body and (answer.length is None or shortened) and not request.head.http_1_0
-        self._close = self._client.closing or (answer.has_body and answer.length is None and request.head.http_1_0)
+        endless = answer.has_body and (answer.length is None or shortened) and request.head.http_1_0
+        self._close = self._client.closing or endless
         self._undecided = answer.status == 404 and may_tell_missing(answer, path=request.head.path)
         self._out.append(
-            client_head(answer, request, close=self._close, chunked=self._chunked, lines=self._account.lines)
+            client_head(
+                answer, request, close=self._close, chunked=self._chunked, endless=endless, lines=self._account.lines
+            )
         )
 
     def answer_body(self, data: bytes) -> None:

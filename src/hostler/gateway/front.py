@@ -13,8 +13,9 @@ from hostler.gateway.access_log import AccessLog
 from hostler.gateway.addresses import AddressCounts, address_key
 from hostler.gateway.journal import Journal
 from hostler.gateway.limits import Limiter
+from hostler.gateway.metering import KeptAnswers
 from hostler.gateway.metrics import Gauges, Metrics
-from hostler.gateway.request import HeadMemory
+from hostler.gateway.request import OWN_ID, HeadMemory
 from hostler.gateway.shared_limits import SharedLimits
 from hostler.gateway.table import Pools, Table, empty_table
 from hostler.spec.snapshot import JournalState, Snapshot, SnapshotDelta
@@ -88,6 +89,7 @@ class Front:
         "heads",
         "hosts",
         "journal",
+        "kept_answers",
         "leaving",
         "limiter",
         "limits",
@@ -119,6 +121,7 @@ class Front:
         self.limiter = Limiter(worker=worker, workers=workers)
         self.shared_limits: SharedLimits | None = None
         self.heads = HeadMemory()
+        self.kept_answers = KeptAnswers()
         self.open_accounts = 0
         """Requests that were admitted and are not settled: each may still need a record."""
         self.now = now
@@ -139,7 +142,7 @@ class Front:
         self.draw: Callable[[], float] = random.Random().random  # noqa: S311 - spreads load, keeps no secret
         self.access_log: AccessLog | None = None
         self.metrics = Metrics(self._gauges(), worker=worker)
-        self._prefix = b"req-" + secrets.token_hex(6).encode()
+        self._prefix = OWN_ID + secrets.token_hex(6).encode()
         self._record_prefix = secrets.token_hex(8)
         self._counter = 0
 

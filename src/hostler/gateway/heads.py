@@ -210,8 +210,11 @@ def upstream_start(
     return b"".join(parts)
 
 
-def client_head(answer: AnswerHead, request: Request, *, close: bool, chunked: bool, lines: bytes = b"") -> bytes:
-    """The head a client is answered: `chunked` if the body goes in chunks, `close` if the connection ends after it.
+def client_head(
+    answer: AnswerHead, request: Request, *, close: bool, chunked: bool, endless: bool = False, lines: bytes = b""
+) -> bytes:
+    """The head a client is answered: `chunked` if the body goes in chunks, `close` if the connection ends after it,
+    `endless` if that end is all that ends the body.
 
     `lines` are further headers, each with its CR LF.
     """
@@ -219,7 +222,8 @@ def client_head(answer: AnswerHead, request: Request, *, close: bool, chunked: b
         lines += connection_line(request.head, close=close)
     if chunked:
         return b"%btransfer-encoding: chunked\r\n%bx-request-id: %b\r\n\r\n" % (answer.start, lines, request.id)
-    return b"%b%bx-request-id: %b\r\n\r\n" % (answer.whole, lines, request.id)
+    start = answer.start if endless else answer.whole
+    return b"%b%bx-request-id: %b\r\n\r\n" % (start, lines, request.id)
 
 
 def connection_line(head: Head, *, close: bool) -> bytes:

@@ -141,7 +141,7 @@ class Reservation:
         if endpoint is not None:
             try:
                 self._endpoint_grain = endpoint.take(endpoint_limits, tokens=tokens, certain=certain, now=now)
-            except RateLimited:
+            except BaseException:
                 if key is not None:
                     key.untake(key_limits, self._key_grain, tokens=tokens, now=now)
                 raise

@@ -6,6 +6,7 @@ what a stream that breaks off is billed by: engines send an event for each token
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -13,8 +14,12 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-MOST_BODY_BYTES = 32 * 1024
+MOST_BODY_BYTES = 1024 * 1024
 """Of a body that is kept to be read whole; of a larger one, the usage is looked for at both ends."""
+MOST_KEPT_BYTES = 32 * 1024 * 1024
+"""Of all bodies of answers that a worker keeps at once."""
+_BYTES_OF_A_TOKEN = 4
+"""What a token of text has about, where nothing else tells how many there are."""
 MOST_TOKENS = 10**12
 """That one answer is taken to have used, whatever it says: numbers above are of no engine, and fit no record."""
 _END_BYTES = 8 * 1024
@@ -140,6 +145,15 @@ class Meter(Protocol):
         """The body is whole: what was held back and goes on to the client after all."""
         ...
 
+    def forget(self) -> None:
+        """Nothing more comes, and nothing more is asked."""
+        ...
+
+    @property
+    def unread(self) -> bool:
+        """Whether the answer was too large to be read whole."""
+        ...
+
     @property
     def shortens(self) -> bool:
         """Whether the client may get less than came."""
@@ -166,23 +180,39 @@ class Meter(Protocol):
         ...
 
 
-class BodyMeter:
-    """Of an answer that is one JSON object."""
+class KeptAnswers:
+    """How many bytes of answers a worker keeps to read them whole."""
 
-    __slots__ = ("_first", "_last", "_pieces", "_size")
-
-    done = False
-    first_at = 0.0
+    __slots__ = ("bytes",)
 
     def __init__(self) -> None:
+        self.bytes = 0
+
+
+class BodyMeter:
+    """Of an answer that is one JSON object. It is kept to be read whole, up to `MOST_BODY_BYTES` and, with all others,
+    `MOST_KEPT_BYTES`; of what is larger, only usage at either end is found."""
+
+    __slots__ = ("_first", "_kept", "_last", "_pieces", "_pieces_bytes", "_size")
+
+    first_at = 0.0
+
+    def __init__(self, kept: KeptAnswers | None = None) -> None:
+        self._kept = kept or KeptAnswers()
         self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
         self._size = 0
         self._first = b""
         self._last = b""
 
     @property
     def events(self) -> int:
-        return 0
+        """Tokens that what came so far may be."""
+        return self._size // _BYTES_OF_A_TOKEN
+
+    @property
+    def unread(self) -> bool:
+        return bool(self._first)
 
     @property
     def shortens(self) -> bool:
@@ -193,32 +223,40 @@ class BodyMeter:
 
     def take(self, data: bytes) -> bytes:
         self._size += len(data)
-        if self._size <= MOST_BODY_BYTES:
-            self._pieces.append(data)
-            return data
-        if not self._first:
-            data_so_far = b"".join((*self._pieces, data))
-            self._pieces = []
-            self._first, self._last = data_so_far[:_END_BYTES], data_so_far[-_END_BYTES:]
-        else:
+        kept = self._kept
+        if self._first:
             self._last = (self._last + data)[-_END_BYTES:]
+        elif self._size <= MOST_BODY_BYTES and kept.bytes + len(data) <= MOST_KEPT_BYTES:
+            self._pieces.append(data)
+            self._pieces_bytes += len(data)
+            kept.bytes += len(data)
+        else:
+            so_far = b"".join((*self._pieces, data))
+            self._first, self._last = so_far[:_END_BYTES], so_far[-_END_BYTES:]
+            self.forget()
         return data
 
     def finish(self) -> bytes:
         return b""
 
+    def forget(self) -> None:
+        self._kept.bytes -= self._pieces_bytes
+        self._pieces, self._pieces_bytes = [], 0
+
+    @property
+    def done(self) -> bool:
+        return False
+
     @property
     def used(self) -> Used | None:
         if not self._first:
             return used_of(b"".join(self._pieces))
-        for part in (self._last, self._first):
-            found = _USAGE.findall(part)
-            if found:
-                try:
-                    return _used(_USAGE_DECODER.decode(found[-1]))
-                except msgspec.DecodeError:
-                    continue
-        return None
+        told: list[Used] = []
+        for found in _USAGE.findall(self._first) + _USAGE.findall(self._last):
+            with contextlib.suppress(msgspec.DecodeError):
+                told.append(_used(_USAGE_DECODER.decode(found)))
+        # An engine may repeat what its caller sent, which may look like usage.
+        return max(told, key=lambda one: one.prompt_tokens + one.completion_tokens, default=None)
 
 
 class EventMeter:
@@ -259,6 +297,13 @@ class EventMeter:
         # The end of a choice or of the stream is no token. Only the last read can have one that was not looked at yet.
         roles = 0 if self._named else self._roles
         return max(0, self._events - roles - _finishes(self._passed))
+
+    @property
+    def unread(self) -> bool:
+        return False
+
+    def forget(self) -> None:
+        self._held = self._tail = b""
 
     @property
     def shortens(self) -> bool:

@@ -15,7 +15,7 @@ from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
 from hostler.gateway.hosts import check_host
 from hostler.gateway.request import Head, Request
-from hostler.gateway.routing import Kind, Route, find_route
+from hostler.gateway.routing import ROUTED_BY_MODEL, Kind, Route, find_route
 from hostler.gateway.table import Endpoint
 from hostler.spec.errors import NotFound
 from hostler.spec.snapshot import KeyGrant
@@ -114,23 +114,28 @@ def _exchange(
     call: CallFields | None,
 ) -> Exchange:
     account = Account(front, request, grant=grant, endpoint=endpoint, call=call, body_bytes=len(body))
-    if call is not None and call.stream and _asks_usage(request.head, call, target=target):
+    if call is not None and call.stream and _asks_usage(call, target=target):
         body = with_usage_asked(body, call)
         account.hide_usage()
     return Exchange(client, request, front=front, endpoint=endpoint, account=account, target=target, body=body)
 
 
-def _asks_usage(head: Head, call: CallFields, *, target: str) -> bool:
+def _asks_usage(call: CallFields, *, target: str) -> bool:
     """Whether the gateway asks for a stream's usage, since the caller does not."""
-    return not call.wants_usage and not head.http_1_0 and target.partition("?")[0] in _STREAMED_PATHS
+    return not call.wants_usage and target.partition("?")[0] in _STREAMED_PATHS
 
 
 def _counts_tokens(head: Head, route: Route, endpoint: Endpoint) -> bool:
     """Whether what goes to a path behind an endpoint's name is counted in tokens.
 
-    All that is posted to an engine of OpenAI's API is: engines read one path in many spellings.
+    All that is posted to an engine of OpenAI's API is: engines read one path in many spellings. Of an engine that may
+    speak anything, OpenAI's own paths are.
     """
-    return route.target_from > 0 and head.method == "POST" and "openai" in endpoint.route.protocols
+    if not route.target_from or head.method != "POST":
+        return False
+    if "openai" in endpoint.route.protocols:
+        return True
+    return "openai" in endpoint.spoken and head.path[route.target_from :] in ROUTED_BY_MODEL
 
 
 def _passed_target(head: Head, grant: KeyGrant, endpoint: Endpoint) -> str:

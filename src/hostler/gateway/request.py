@@ -28,6 +28,8 @@ _METHOD_NAMES = {method.encode(): method for method in METHODS}
 _HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
 _ABSOLUTE = re.compile(r"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+=/\-]{1,128}")
+OWN_ID = b"req-"
+"""How ids begin that gateways give. No caller may choose one: an engine could take two requests for one."""
 _MAX_LENGTH_DIGITS = 15
 
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"authorization", b"x-api-key"})
@@ -164,7 +166,7 @@ class _HeadParts:
         if credential is not None:
             head.digest = hashlib.sha256(credential).digest()
         asked_id = read.get(b"x-request-id")
-        if asked_id is not None and _REQUEST_ID.fullmatch(asked_id):
+        if asked_id is not None and _REQUEST_ID.fullmatch(asked_id) and not asked_id.startswith(OWN_ID):
             head.asked_id = asked_id
         host = read.get(b"host")
         if not (head.http_1_0 if host is None else _HOST.fullmatch(host)):

@@ -43,6 +43,7 @@ _KEPT_FILES = 512
 """Open files kept for the worker itself and its connections to engines beyond one for each client."""
 _LEAST_CONNECTIONS = 16
 _STOP_POLL_S = 0.02
+_FIRST_TABLE_S = 3.0
 _SHIP_S = 1.0
 """For the last usage to reach control; what does not stays in the journal for the next worker."""
 _LOG_CLOSE_S = 1.0
@@ -134,6 +135,7 @@ class Worker:
                     taken.close()
                     if not await self._catch_up(taken):
                         return
+                await self._first_table()
                 door: Door
                 if tls is not None:
                     door = self._tls_door = TlsDoor(listener, tls, front=self.front, protocol=self._connection)
@@ -195,6 +197,16 @@ class Worker:
 
     def _write_file(self) -> None:
         write_process_file(self._status_file, host=self._settings.host, port=self._settings.port)
+
+    async def _first_table(self) -> None:
+        """Wait a while for routes, if there are none on disk: clients of a platform that comes up then wait in the
+        queue of the socket instead of being refused. Without control, serve on and say so."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FIRST_TABLE_S
+        while loop.time() < deadline:
+            if self.front.table.loaded or self._stop.is_set():
+                return
+            await asyncio.sleep(_STOP_POLL_S)
 
     async def _catch_up(self, taken: TakenOver) -> bool:
         """Wait for the table that the worker before serves: no key or endpoint may be missing for a moment.
