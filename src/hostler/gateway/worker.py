@@ -43,7 +43,7 @@ _KEPT_FILES = 512
 """Open files kept for the worker itself and its connections to engines beyond one for each client."""
 _LEAST_CONNECTIONS = 16
 _STOP_POLL_S = 0.02
-_FIRST_TABLE_S = 3.0
+_FIRST_TABLE_S = 15.0
 _SHIP_S = 1.0
 """For the last usage to reach control; what does not stays in the journal for the next worker."""
 _LOG_CLOSE_S = 1.0
@@ -199,8 +199,10 @@ class Worker:
         write_process_file(self._status_file, host=self._settings.host, port=self._settings.port)
 
     async def _first_table(self) -> None:
-        """Wait a while for routes, if there are none on disk: clients of a platform that comes up then wait in the
-        queue of the socket instead of being refused. Without control, serve on and say so."""
+        """Of several workers that share a port, accept nothing for a while without routes: another that has them, and
+        says that it is ready, takes the requests meanwhile. Without control, serve on and say so."""
+        if self._settings.workers == 1:
+            return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _FIRST_TABLE_S
         while loop.time() < deadline:
