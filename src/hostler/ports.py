@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 
 from hostler.spec.errors import HostlerError, InvalidRequest, PortTaken
 
@@ -19,9 +20,21 @@ def listening_socket(host: str, port: int, *, flag: str, backlog: int = 1024) ->
     return listener
 
 
+_LET_GO_S = 1.0
+
+
 def check_port(host: str, port: int, *, flag: str) -> None:
-    """Raise as `listening_socket` does, and leave the port free."""
-    bound_socket(host, port, flag=flag).close()
+    """Raise as `listening_socket` does, and leave the port free. A process that was just killed gets a second to let go."""
+    deadline = time.monotonic() + _LET_GO_S
+    while True:
+        try:
+            bound_socket(host, port, flag=flag).close()
+        except PortTaken:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def bound_socket(host: str, port: int, *, flag: str) -> socket.socket:
