@@ -24,7 +24,7 @@ _LET_GO_S = 1.0
 
 
 def check_port(host: str, port: int, *, flag: str) -> None:
-    """Raise as `listening_socket` does, and leave the port free. A process that was just killed gets a second to let go."""
+    """Raise as `listening_socket` does, and leave the port free. One that was just killed gets a second to let go."""
     deadline = time.monotonic() + _LET_GO_S
     while True:
         try:
