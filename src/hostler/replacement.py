@@ -24,11 +24,13 @@ from hostler.watched import Watch, Watched, failed_start, say, spawn
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How far a round is: `run/replacement.json`. `error` says why it has ended early."""
+    """How far a round is: `run/replacement.json`. `error` says why it has ended early; a later `round` has a higher
+    number."""
 
     replaced: int
     of: int
     error: str = ""
+    round: int = 0
 
     @property
     def ended(self) -> bool:
@@ -67,6 +69,9 @@ class Replacement:
         self._replaced = 0
         self._fresh: Watched | None = None
         self._deadline = 0.0
+        last = Outcome.read(settings.paths)
+        self._round = last.round if last is not None else 0
+        self._fresh_round = 0
 
     @property
     def busy(self) -> tuple[Part, ...]:
@@ -78,6 +83,7 @@ class Replacement:
         self._pending = [one.part for one in self._watch.parts if one.part.replaceable]
         self._of = len(self._pending)
         self._replaced = 0
+        self._round += 1
         self._tell("")
 
     def step(self) -> None:
@@ -89,6 +95,7 @@ class Replacement:
             self._start(self._pending.pop(0))
 
     def _start(self, part: Part) -> None:
+        self._fresh_round = self._round
         try:
             self._fresh = spawn(self._settings, part, successor=True)
         except OSError as error:
@@ -101,8 +108,9 @@ class Replacement:
         if found is not None and found.process.pid == fresh.process.pid:
             self._over(part)
             self._watch.succeed(part, fresh)
-            self._replaced += 1
-            self._tell("")
+            if self._fresh_round == self._round:
+                self._replaced += 1
+                self._tell("")
         elif not fresh.alive:
             self._over(part)
             code = fresh.child.exit_code if fresh.child is not None else None
@@ -118,12 +126,16 @@ class Replacement:
         part.next_file.unlink(missing_ok=True)
 
     def _give_up(self, reason: str) -> None:
+        if self._fresh_round != self._round:
+            # It was begun for a round before; the one that was asked for since starts every worker itself.
+            say(f"a new gateway worker did not start: {reason}")
+            return
         self._pending = []
         say(f"the gateway workers were not all replaced: {reason}")
         self._tell(reason)
 
     def _tell(self, error: str) -> None:
         try:
-            Outcome(self._replaced, self._of, error).write(self._settings.paths)
+            Outcome(self._replaced, self._of, error, self._round).write(self._settings.paths)
         except OSError as failure:
             say(f"how the replacement went cannot be written: {failure}")

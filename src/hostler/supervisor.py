@@ -163,14 +163,15 @@ def reload(settings: Settings, on_progress: Progress = lambda _line: None) -> in
     supervisor = living(paths.run / "up.json")
     if supervisor is None or running(settings) is None:
         raise Unavailable("Hostler is not up.", hint="Start it with `hostler up`.", code="unreachable")
-    Outcome.file(paths).unlink(missing_ok=True)
+    last = Outcome.read(paths)
+    round_before = last.round if last is not None else 0
     on_progress("replacing the gateway workers")
     os.kill(supervisor.process.pid, signal.SIGUSR1)
     begun = time.monotonic()
-    while (outcome := Outcome.read(paths)) is None or not outcome.ended:
+    while (outcome := Outcome.read(paths)) is None or outcome.round <= round_before or not outcome.ended:
         if not is_alive(supervisor.process):
             raise Unavailable("`hostler up` ended meanwhile.", hint="`hostler status` shows what runs.")
-        starts = 1 if outcome is None else outcome.of
+        starts = 1 if outcome is None else max(1, outcome.of)
         if time.monotonic() - begun > starts * (settings.start_timeout_seconds + REPLACING_SPARE_S):
             raise DeadlineExceeded("The gateway workers were not replaced in time.", hint=f"See {paths.run}/up.log.")
         time.sleep(POLL_S)

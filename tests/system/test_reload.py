@@ -131,7 +131,8 @@ def test_a_platform_with_a_certificate_comes_up_and_takes_a_renewed_one(
             assert client.models() == []
             authority.write_server(tmp_path, "door.test")
             assert supervisor.reload(platform.settings) == 2
-        assert ssl.get_server_certificate(address) != before
+        # A worker that makes way may still take a connection until it looks who has its place.
+        wait_until(lambda: ssl.get_server_certificate(address) != before, "the renewed certificate is shown")
         with Inference(platform.url, platform.key) as client:
             assert client.models() == []
         key.chmod(0o644)
