@@ -365,7 +365,7 @@ async def test_the_state_of_a_journal_is_kept_and_told_when_it_changes(served: S
     gateway = await Gateway.connect(served.path)
     full = JournalState(used_bytes=9, max_bytes=10, lost=1)
     for state in (JournalState(), full, full):
-        await gateway.send(Report(0, {}, state))
+        await gateway.send(Report(0, journal=state))
     await gateway.send(batch(1, "r"))
     assert await gateway.receive() == UsageAck(1)
     assert served.journals == [("g", full)]

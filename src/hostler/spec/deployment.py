@@ -6,12 +6,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from hostler.spec.autoscale import MAX_REPLICAS, Autoscale, Queue
 from hostler.spec.fields import Bytes, Declared, Name, Value
 from hostler.spec.limits import Balance, Limits
 from hostler.spec.model import EngineName
 from hostler.spec.names import parse_model_ref
-
-MAX_REPLICAS = 1000
 
 
 class Resources(Declared):
@@ -32,6 +31,17 @@ class DeploymentSpec(Declared):
     model: str = Field(description="`NAME` or `NAME@VERSION`; the version is an alias or the start of a digest.")
     endpoint: Name | None = Field(default=None, description="The name clients call; the deployment's name if left out.")
     replicas: int = Field(default=1, ge=0, le=MAX_REPLICAS, description="How many copies run.")
+    autoscale: Autoscale | None = Field(
+        default=None, description="Let the number of replicas follow the traffic, instead of `replicas`."
+    )
+    replica_concurrency: int | None = Field(
+        default=None, ge=1, le=100_000, description="Requests one replica takes at once; more wait in the queue."
+    )
+    queue: Queue = Field(default=Queue(), description="How many requests may wait for a replica, and how long.")
+    pinned: bool = Field(default=False, description="Never evict a replica for the sake of another model.")
+    min_residency_seconds: float = Field(
+        default=60, ge=0, le=86400, description="How long a ready replica stays at the least before it may be evicted."
+    )
     engine: EngineName | None = Field(default=None, description="Replaces the card's engine.")
     args: tuple[str, ...] = Field(default=(), description="Arguments for the engine, after the card's.")
     env: dict[str, Value] = Field(default_factory=dict, description="Added to the card's environment.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hostler.spec.demand import EndpointLoad
 from hostler.spec.usage import UsageAck, UsageBatch
 
 
@@ -48,6 +49,18 @@ class DeploymentRoute(msgspec.Struct, frozen=True):
     weight: int = 100
     replicas: tuple[ReplicaTarget, ...] = ()
     external: ExternalTarget | None = None
+    replica_concurrency: int | None = None
+    """Requests a replica takes at once."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """Where requests of an endpoint wait that no replica can take; `max_size` 0 is no queue."""
+
+    max_size: int = 0
+    timeout_s: float = 0.0
+
+
+NO_WAITING = Waiting()
 
 
 class EndpointRoute(msgspec.Struct, frozen=True):
@@ -64,6 +77,13 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     """Over all keys together."""
     balance: str = "least_outstanding"
     """How a replica is chosen: `least_outstanding` or `prefix_affinity` (`decide.balance`)."""
+    waiting: Waiting = NO_WAITING
+    wakes: bool = False
+    """Whether a request for it brings a replica, so that one which none can take is held."""
+    phase: str = ""
+    """What the replica that comes up is doing, for those who wait: `Pulling 43%`, `Starting`; empty if none does."""
+    ready_in_s: float | None = None
+    """Seconds until a replica is likely to be ready, where that is known from earlier starts."""
 
 
 class KeyGrant(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -125,6 +145,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
 
     applied: int
     in_flight: dict[str, int] = {}
+    load: dict[str, EndpointLoad] = {}
+    """By endpoint; only those with any work or any since the last report."""
     journal: JournalState = JournalState()
 
 
