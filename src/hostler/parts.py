@@ -55,16 +55,21 @@ class Part:
 def parts_of(settings: Settings) -> list[Part]:
     """Control and the gateway workers, in the order of their start."""
     run = settings.paths.run
-    control = Part(
-        name="control",
-        argv=(sys.executable, "-P", "-m", "hostler.wiring"),
-        process_file=run / "control.json",
-        log=run / "control.log",
-        host=settings.host,
-        port=settings.api_port,
-        port_flag="--api-port",
-        ready_path="/healthz",
-    )
+    controls = [
+        Part(
+            name="control" if number == 0 else f"control-{number}",
+            argv=(sys.executable, "-P", "-m", "hostler.wiring"),
+            # The one that acts writes control.json as well; of several, each is watched by a file of its own.
+            process_file=run / ("control.json" if settings.controls == 1 else f"control-{number}.json"),
+            log=run / ("control.log" if number == 0 else f"control-{number}.log"),
+            host=settings.host,
+            port=settings.api_port,
+            port_flag="--api-port",
+            ready_path="/healthz",
+            first_on_port=number == 0,
+        )
+        for number in range(settings.controls)
+    ]
     workers = [
         Part(
             name=f"gateway-{number}",
@@ -81,7 +86,7 @@ def parts_of(settings: Settings) -> list[Part]:
         )
         for number in range(settings.workers)
     ]
-    return [control, *workers]
+    return [*controls, *workers]
 
 
 def check_ports(parts: Sequence[Part]) -> None:
@@ -132,15 +137,16 @@ def take_down(settings: Settings) -> bool:
     """
     run = settings.paths.run
     gateways = [found for path in sorted(run.glob("gateway-*.json")) if (found := living(path)) is not None]
-    control = living(run / "control.json")
+    controls = {found.process: found for path in run.glob("control*.json") if (found := living(path)) is not None}
     _end(gateways, grace_s=settings.stop_grace_seconds + 1)
-    _end([control] if control is not None else [], grace_s=settings.stop_grace_seconds)
+    # All at once, or one would take over from another.
+    _end(list(controls.values()), grace_s=settings.stop_grace_seconds)
     ended = asyncio.run(_end_replicas(settings)) if settings.paths.replicas.is_dir() else False
     ended |= _end_strays(settings)
-    for path in (*run.glob("gateway-*.json"), run / "control.json"):
+    for path in (*run.glob("gateway-*.json"), *run.glob("control*.json")):
         if living(path) is None:
             path.unlink(missing_ok=True)
-    return bool(gateways) or control is not None or ended
+    return bool(gateways) or bool(controls) or ended
 
 
 def _end_strays(settings: Settings) -> bool:

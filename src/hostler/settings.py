@@ -33,6 +33,7 @@ class Settings:
     port: int = _setting(8000, "Port of the front door.")
     api_port: int = _setting(8001, "Port of the control API and the console.")
     workers: int = _setting(1, "Gateway workers that share the front door's port.")
+    controls: int = _setting(1, "Control planes: one acts, the others stand by to take over.")
     url: str | None = _setting(None, "Control API the commands talk to. Default: the platform on this machine.")
     api_key: str | None = _setting(None, "API key the commands use. Default: the one in the home's credentials file.")
     feed: str | None = _setting(
@@ -280,6 +281,8 @@ def _check(settings: Settings) -> None:
 
 
 def _check_front_door(settings: Settings) -> None:
+    if not 1 <= settings.controls <= 5:
+        raise InvalidRequest(f"controls: {settings.controls} is out of range.", hint="Use 1 to 5.", param="controls")
     if not 0 <= settings.admin_port <= 65535 - settings.workers:
         raise InvalidRequest(
             f"admin_port: {settings.admin_port} leaves no port for each worker.",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import importlib
 import logging
 import os
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterable
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +21,14 @@ from hostler.process_files import write_process_file
 from hostler.registry.blobs import BlobStore
 from hostler.registry.catalog import Catalog
 from hostler.settings import Settings, load_settings
-from hostler.spec.errors import Conflict, HostlerError
+from hostler.spec.errors import HostlerError
 from hostler.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from hostler.backends.local import LocalBackend
     from hostler.control.context import Context
+    from hostler.control.leadership import Leadership
+    from hostler.store.database import Database
 
 CONTROL = "control"
 GRACEFUL_SHUTDOWN_S = 3
@@ -71,22 +73,20 @@ def feed_token(path: Path) -> str:
     return path.read_text().strip()
 
 
-async def build_context(settings: Settings) -> Context:
-    """The rooms of one platform, put together. Opens the database and makes the first key if there is none."""
+async def build_context(settings: Settings, database: Database, *, may_act: Callable[[], bool]) -> Context:
+    """The rooms of one platform, put together. `may_act` says whether this process leads."""
     from hostler.control.context import Context
     from hostler.control.externals import ExternalModels
     from hostler.control.feed import Feed
     from hostler.control.hints import Hints
     from hostler.control.ledger import Ledger
     from hostler.control.loop import touch_deployments
-    from hostler.store.database import Database
     from hostler.store.secrets import SecretFiles
 
     paths = settings.paths
     registry = local_registry(settings)
     catalog = Catalog(paths.models, registry.blobs)
     hints = Hints()
-    database = Database(paths.database)
     ledger = Ledger(database, kept_days=settings.usage_kept_days, now=time.time)
 
     def on_report(replica_ids: Iterable[str]) -> None:
@@ -113,14 +113,45 @@ async def build_context(settings: Settings) -> Context:
         key_hints=Hints(),
         now=time.time,
         started_at=time.time(),
+        may_act=may_act,
     )
 
 
 async def serve_control(settings: Settings) -> None:
     """Run the API, the console and the loops until SIGTERM or SIGINT.
 
-    Raises `PortTaken` if the API's port is taken, `Conflict` if another control works on this home.
+    Of several it is the one that holds the lease; until then it stands by. Raises `PortTaken` if the API's port is
+    taken, `Conflict` if another control works on this home and only one may, `LeaseLost` if another took over.
     """
+    from hostler.control.leadership import Leadership
+    from hostler.store.database import Database
+
+    paths = settings.paths
+    paths.create()
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as stack:
+        database = Database(paths.database, migrates=False)
+        stack.callback(database.close)
+        leadership = Leadership(database)
+        stack.push_async_callback(leadership.release)
+        if not await _lead(leadership, stopping, waits=settings.controls > 1):
+            return
+        leading = asyncio.create_task(leadership.keep())
+        acting = asyncio.create_task(_act(settings, database, leadership, stopping))
+        await asyncio.wait({leading, acting}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.set()
+        lost = leading.exception() if leading.done() else None
+        leading.cancel()
+        await acting
+        if lost is not None:
+            raise lost
+
+
+async def _act(settings: Settings, database: Database, leadership: Leadership, stopping: asyncio.Event) -> None:
+    """Be the control plane until `stopping` is set."""
     import uvicorn
 
     from hostler.control.deployments import Deployments
@@ -137,16 +168,10 @@ async def serve_control(settings: Settings) -> None:
     from hostler.web.protocol import BoundedProtocol
 
     paths = settings.paths
-    paths.create()
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    await asyncio.to_thread(database.migrate)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_only_control(paths.run / "control.lock"))
         listener = stack.enter_context(listening_socket(settings.host, settings.api_port, flag="--api-port"))
-        context = await build_context(settings)
-        stack.callback(context.database.close)
+        context = await build_context(settings, database, may_act=lambda: leadership.valid)
         publisher = Publisher(context)
         reconciler = Reconciler(context, publisher)
         keys = Keys(context)
@@ -190,18 +215,25 @@ async def serve_control(settings: Settings) -> None:
         await serving
 
 
-@contextmanager
-def _only_control(path: Path) -> Generator[None]:
-    """Hold the lock that makes this the only control of its home."""
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(
-                f"Another Hostler works on {path.parent.parent}.",
-                hint="End it with `hostler down`, or use another --home.",
-            ) from None
-        yield
+async def _lead(leadership: Leadership, stopping: asyncio.Event, *, waits: bool) -> bool:
+    """Whether this process came to lead before it was told to stop."""
+    if waits:
+        # Whoever stands by has everything loaded by the time it must act.
+        await asyncio.to_thread(_load_rooms)
+    leading = asyncio.create_task(leadership.acquire(waits=waits))
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait({leading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if leading.done():
+        await leading
+        return True
+    leading.cancel()
+    return False
+
+
+def _load_rooms() -> None:
+    for module in ("uvicorn", "hostler.web.app", "hostler.control.loop", "hostler.backends.local"):
+        importlib.import_module(module)
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from hostler.control.context import Context
 from hostler.control.observations import BACKEND_TIMEOUT_S
 from hostler.control.rounds import fail_replica
 from hostler.decide.reconcile import Action, Drain, Remove, Resume, Start, Stop
-from hostler.spec.errors import HostlerError
+from hostler.spec.errors import HostlerError, LeaseLost
 from hostler.spec.replica import ObservedNode
 from hostler.store import deployments, events
 from hostler.store.records import NewEvent
@@ -47,6 +47,9 @@ class Actor:
         try:
             async with asyncio.timeout(BACKEND_TIMEOUT_S):
                 await self._do(act)
+        except LeaseLost as error:
+            logger.warning("%s: %s", act.deployment, error)
+            return RETRY_S
         except (HostlerError, OSError, TimeoutError) as error:
             return await self._fail(act, f"{type(act.action).__name__}: {error}", error)
         except Exception as error:
@@ -60,6 +63,8 @@ class Actor:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, act: Act) -> None:
+        if not self._context.may_act():
+            raise LeaseLost("Another control plane may have taken over; nothing is done.")
         backend, action = self._context.backend, act.action
         loop = asyncio.get_running_loop()
         if isinstance(action, Resume) and not action.unseen:

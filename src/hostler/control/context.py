@@ -38,3 +38,5 @@ class Context:
     key_hints: Hints
     now: Callable[[], float]
     started_at: float
+    may_act: Callable[[], bool] = lambda: True
+    """Whether this process still leads, as far as it can know without asking."""

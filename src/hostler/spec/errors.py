@@ -16,6 +16,7 @@ HostlerError                500 / 1
   InsufficientDisk          507 / 4   needed and free bytes are in the message
   UpstreamFailed            502 / 1   an engine or a remote service failed
   Unavailable               503 / 5   nothing ready, or the platform is not reachable
+    LeaseLost               503 / 5   another control plane acts
   DeadlineExceeded          504 / 7
 """
 
@@ -142,6 +143,10 @@ class Unavailable(HostlerError):
     status = 503
     exit_code = 5
     default_code = "unavailable"
+
+
+class LeaseLost(Unavailable):
+    default_code = "lease_lost"
 
 
 class DeadlineExceeded(HostlerError):

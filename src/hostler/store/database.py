@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,8 @@ BUSY_TIMEOUT_S = 5.0
 class Database:
     """Connections to one database file. Safe to use from several threads; every call blocks on disk."""
 
-    def __init__(self, path: Path) -> None:
-        """Open `path`, making it if it is not there, and bring its schema up to date.
+    def __init__(self, path: Path, *, migrates: bool = True) -> None:
+        """Open `path`, making it if it is not there, and bring its schema up to date unless that is left to `migrate`.
 
         Raises `HostlerError` if the file is not a database or was written by a newer Hostler.
         """
@@ -32,6 +32,14 @@ class Database:
         self._engine: Engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "begin", _begin)
+        self.guard: Callable[[Connection], None] = _allow
+        """Called in each transaction that writes, before anything is written; raises `LeaseLost` to refuse it."""
+        if migrates:
+            self.migrate()
+
+    def migrate(self) -> None:
+        """Bring the schema up to date. Raises `HostlerError` as the constructor does."""
+        path = self.path
         try:
             self._migrate()
         except DatabaseError as error:
@@ -47,10 +55,11 @@ class Database:
 
         What it wrote outlives any death of a process; with `durable` also a loss of power right after it.
         Threads of this process wait for one another. Raises `Unavailable` if another process keeps the lock for longer
-        than `BUSY_TIMEOUT_S`.
+        than `BUSY_TIMEOUT_S`, `LeaseLost` if another has taken the place of this process.
         """
         try:
             with self._writing, self._begun(durable=durable) as connection:
+                self.guard(connection)
                 yield connection
         except OperationalError as error:
             if "locked" not in str(error.orig) and "full" not in str(error.orig):
@@ -94,6 +103,10 @@ class Database:
         from hostler.store.migrations import upgrade
 
         upgrade(self._engine, found, self.path)
+
+
+def _allow(_connection: Connection) -> None:
+    pass
 
 
 def schema_revision(connection: Connection) -> str | None:
