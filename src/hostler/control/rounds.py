@@ -13,10 +13,13 @@ from hostler.control.views import promised_bytes, view_of, wanted_of
 from hostler.decide.observe import Seen, observe
 from hostler.decide.reconcile import (
     STABLE_AFTER_S,
+    UNWANTED,
     Action,
     Drain,
     Start,
     Stop,
+    TakeBack,
+    drain_s,
     failures_after,
     reconcile,
 )
@@ -57,16 +60,21 @@ def play_round(
             record_after, merged = merge(connection, record, replicas[record.name], observed, now)
             template = templates[record.name][record.revision]
             wanted = wanted_of(context, record_after, template, nodes=nodes, promised=promised)
-            views = [view_of(one, observed.get(one.id), drained=one.id in drained) for one in merged]
+            views = [
+                view_of(one, observed.get(one.id), drained=one.id in drained, in_flight=context.feed.in_flight(one.id))
+                for one in merged
+            ]
             plan = reconcile(wanted, views, now)
             record_after, after = write_down(connection, record_after, merged, plan.actions, now)
             promised += sum(isinstance(action, Start) for action in plan.actions) * (template.memory_bytes or 0)
             result.actions[record.name] = plan.actions
+            context.fleets.saw(record_after, after, observed)
             for replica in after:
                 result.templates[replica.id] = templates[record.name][replica.revision]
                 result.known.add(replica.id)
             if record_after.deleting and not after:
                 deployments.remove(connection, record.name)
+                context.fleets.forget(record.name)
                 events.add(connection, [_event(record.name, "Deleted", "The deployment is gone.")], at=now)
             elif record_after != record:
                 deployments.save(connection, record_after)
@@ -135,10 +143,15 @@ def write_down(
                 draining_since=now,
                 state=ReplicaState.DRAINING if serving else replica.state,
                 since=now if serving else replica.since,
-                deadline=now + record.spec.drain_seconds,
+                deadline=now + drain_s(record.spec.drain_seconds, unwanted=action.reason == UNWANTED),
                 reason=action.reason,
             )
             told.append(_event(record.name, "ReplicaDraining", f"{action.id}: {action.reason}."))
+        elif isinstance(action, TakeBack):
+            after[action.id] = replace(
+                after[action.id], draining_since=None, state=ReplicaState.READY, since=now, deadline=None, reason=""
+            )
+            told.append(_event(record.name, "ReplicaTakenBack", f"{action.id}: wanted again, it serves on."))
         elif isinstance(action, Stop):
             replica = after[action.id]
             after[action.id] = replace(replica, stop_sent_at=now)
