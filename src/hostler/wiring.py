@@ -78,6 +78,7 @@ async def build_context(settings: Settings, database: Database, *, may_act: Call
     from hostler.control.context import Context
     from hostler.control.externals import ExternalModels
     from hostler.control.feed import Feed
+    from hostler.control.fleets import Fleets
     from hostler.control.hints import Hints
     from hostler.control.ledger import Ledger
     from hostler.control.loop import touch_deployments
@@ -86,7 +87,7 @@ async def build_context(settings: Settings, database: Database, *, may_act: Call
     paths = settings.paths
     registry = local_registry(settings)
     catalog = Catalog(paths.models, registry.blobs)
-    hints = Hints()
+    hints, demand = Hints(), Hints()
     ledger = Ledger(database, kept_days=settings.usage_kept_days, now=time.time)
 
     def on_report(replica_ids: Iterable[str]) -> None:
@@ -107,10 +108,13 @@ async def build_context(settings: Settings, database: Database, *, may_act: Call
             on_report=on_report,
             ingest=ledger.take,
             on_journal=ledger.heard,
+            on_queued=demand.touch,
         ),
         ledger=ledger,
         hints=hints,
         key_hints=Hints(),
+        demand=demand,
+        fleets=Fleets(),
         now=time.time,
         started_at=time.time(),
         may_act=may_act,
@@ -154,6 +158,7 @@ async def _act(settings: Settings, database: Database, leadership: Leadership, s
     """Be the control plane until `stopping` is set."""
     import uvicorn
 
+    from hostler.control.autoscaler import Autoscaler
     from hostler.control.deployments import Deployments
     from hostler.control.engines import Engines
     from hostler.control.hints import listen_for_hints
@@ -200,7 +205,7 @@ async def _act(settings: Settings, database: Database, leadership: Leadership, s
         stack.callback(hints_transport.close)
         await context.feed.listen(settings.feed or paths.feed_socket)
         stack.push_async_callback(context.feed.close)
-        loops = asyncio.gather(reconciler.run(), publisher.run(), context.ledger.run())
+        loops = asyncio.gather(reconciler.run(), publisher.run(), Autoscaler(context).run(), context.ledger.run())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopped = asyncio.create_task(stopping.wait())
         first_round = asyncio.create_task(reconciler.first_round_done.wait())
