@@ -75,8 +75,12 @@ def accelerator_of(nodes: Sequence[ObservedNode], gpus: int) -> Accelerator:
     return Accelerator("cpu", node.memory_total, node.memory_free)
 
 
-def compose(context: Context, template: RevisionTemplate, *, nodes: Sequence[ObservedNode]) -> LaunchSpec:
+def compose(
+    context: Context, template: RevisionTemplate, *, need: int | None, nodes: Sequence[ObservedNode]
+) -> LaunchSpec:
     """The launch spec of one new replica of a revision, with a token of its own. Blocks on files.
+
+    `need` is the memory that the replica is reckoned to need, in bytes.
 
     Raises `NotFound` if the version or a secret is gone, `EngineMissing`, `InvalidRequest`.
     """
@@ -100,7 +104,7 @@ def compose(context: Context, template: RevisionTemplate, *, nodes: Sequence[Obs
         cpu=spec.resources.cpu,
         gpus=spec.resources.gpus,
         memory_bytes=spec.resources.memory,
-        estimate_bytes=template.memory_bytes,
+        estimate_bytes=need,
         start_timeout_s=spec.start_timeout_seconds,
         drain_timeout_s=max(1.0, context.settings.stop_grace_seconds),
     )

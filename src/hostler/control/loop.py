@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hostler.control import launches
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions
 from hostler.control.hints import Hints, deployment_of
 from hostler.control.publisher import Publisher
 from hostler.control.rounds import Round, fail_replica, play_round
 from hostler.control.routes import Routes
+from hostler.control.seen_memory import SeenMemory
 from hostler.decide.reconcile import Action, Remove, Resume, Start, Stop
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
@@ -39,12 +41,17 @@ logger = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Runs rounds until it is cancelled. `observed` and `nodes` are the newest answers of the backend."""
+    """Runs rounds until it is cancelled. `observed` and `nodes` are the newest answers of the backend.
+
+    `seen` is what replicas were seen to use, `evictions` who makes room for whom.
+    """
 
     def __init__(self, context: Context, publisher: Publisher) -> None:
         self._context = context
         self._publisher = publisher
-        self._routes = Routes(context)
+        self.seen = SeenMemory()
+        self.evictions = Evictions(self.seen)
+        self._routes = Routes(context, self.seen, self.evictions)
         self._look_again_at: float | None = None
         self._busy = True
         self._told: dict[str, str] = {}
@@ -75,7 +82,18 @@ class Reconciler:
             self.nodes = await context.backend.nodes()
         self.observed = {replica.replica_id: replica for replica in seen}
         drained = {replica_id for replica_id in self.observed if context.feed.drained(replica_id)}
-        result = await asyncio.to_thread(play_round, context, self.observed, self.nodes, drained, context.now())
+        traffic = context.feed.traffic()
+        result = await asyncio.to_thread(
+            play_round,
+            context,
+            self.observed,
+            self.nodes,
+            drained,
+            context.now(),
+            evictions=self.evictions,
+            seen=self.seen,
+            traffic=traffic,
+        )
         self._busy = result.busy
         self._look_again_at = result.look_again_at
         await self.publish()
@@ -112,7 +130,11 @@ class Reconciler:
             await backend.resume(action.id)
         elif isinstance(action, Start | Resume):
             launch = await asyncio.to_thread(
-                launches.compose, self._context, result.templates[action.id], nodes=self.nodes
+                launches.compose,
+                self._context,
+                result.templates[action.id],
+                need=self.seen.need_of(result.templates[action.id]),
+                nodes=self.nodes,
             )
             await backend.start(action.id, launch)
         elif isinstance(action, Stop):

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions, Occupant, note_memory, put_to_sleep, with_drains
 from hostler.control.hints import ordinal_of
-from hostler.control.views import promised_bytes, view_of, wanted_of
+from hostler.control.room import pool_of
+from hostler.control.seen_memory import SeenMemory
+from hostler.control.traffic import Traffic
+from hostler.control.views import view_of, wanted_of
 from hostler.decide.observe import Seen, observe
 from hostler.decide.reconcile import (
     STABLE_AFTER_S,
@@ -45,6 +49,10 @@ def play_round(
     nodes: Sequence[ObservedNode],
     drained: Collection[str],
     now: float,
+    *,
+    evictions: Evictions,
+    seen: SeenMemory,
+    traffic: Traffic,
 ) -> Round:
     """Decide for every deployment and record it, in one transaction without any network. Blocks on the database."""
     result = Round()
@@ -52,16 +60,30 @@ def play_round(
         records = deployments.all_of(connection)
         templates = {record.name: deployments.revisions_of(connection, record.name) for record in records}
         replicas = {record.name: list(deployments.replicas_of(connection, record.name)) for record in records}
-        promised = promised_bytes((one for many in replicas.values() for one in many), observed, templates)
+        seen.load(connection)
+        evictions.uses.load(connection)
+        occupants = [
+            Occupant(record=record, templates=templates[record.name], replicas=replicas[record.name])
+            for record in records
+        ]
+        note_memory(occupants, observed, nodes, seen)
+        relief = evictions.look(occupants, observed, nodes, traffic, now=now)
+        events.add(connection, relief.told, at=now)
         for record in records:
             record_after, merged = merge(connection, record, replicas[record.name], observed, now)
+            if evictions.asleep(record.name):
+                record_after = put_to_sleep(record_after)
             template = templates[record.name][record.revision]
-            wanted = wanted_of(context, record_after, template, nodes=nodes, promised=promised)
+            need, pool = seen.need_of(template), pool_of(template, nodes)
+            promised = relief.promised(record.name, pool, need=need or 0)
+            wanted = wanted_of(context, record_after, template, need=need, nodes=nodes, promised=promised)
             views = [view_of(one, observed.get(one.id), drained=one.id in drained) for one in merged]
             plan = reconcile(wanted, views, now)
-            record_after, after = write_down(connection, record_after, merged, plan.actions, now)
-            promised += sum(isinstance(action, Start) for action in plan.actions) * (template.memory_bytes or 0)
-            result.actions[record.name] = plan.actions
+            actions = with_drains(plan.actions, relief.drains.get(record.name, ()), merged)
+            record_after, after = write_down(connection, record_after, merged, actions, now)
+            starts = sum(isinstance(action, Start) for action in actions)
+            relief.take(record.name, pool, need=need or 0, count=starts)
+            result.actions[record.name] = actions
             for replica in after:
                 result.templates[replica.id] = templates[record.name][replica.revision]
                 result.known.add(replica.id)
@@ -70,9 +92,11 @@ def play_round(
                 events.add(connection, [_event(record.name, "Deleted", "The deployment is gone.")], at=now)
             elif record_after != record:
                 deployments.save(connection, record_after)
-            result.busy |= bool(plan.actions) or any(_in_motion(replica) for replica in after)
-            times = (result.look_again_at, plan.look_again_at)
+            result.busy |= bool(actions) or any(_in_motion(replica) for replica in after)
+            times = (result.look_again_at, plan.look_again_at, relief.look_again_at)
             result.look_again_at = min((time for time in times if time is not None), default=None)
+        seen.flush(connection, now=now)
+        evictions.uses.flush(connection)
     return result
 
 

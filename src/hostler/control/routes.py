@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from sqlalchemy import Connection
 
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions
+from hostler.control.seen_memory import SeenMemory
 from hostler.control.snapshots import RoutedDeployment, endpoint_of, external_endpoint, secret_of
 from hostler.control.views import summary_of, view_of, wanted_of
 from hostler.engines import catalog as engines
@@ -21,14 +23,16 @@ from hostler.store.secrets import SecretFiles
 class Routes:
     """Every endpoint that clients may call. What is asked for again and has not changed is the same object again."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, seen: SeenMemory, evictions: Evictions) -> None:
         self._context = context
+        self._seen = seen
+        self._evictions = evictions
         self._externals = ExternalRoutes(context.secrets)
 
     def read(self, observed: Mapping[str, ObservedReplica], nodes: Sequence[ObservedNode]) -> list[EndpointRoute]:
         """The endpoints as they are. Blocks on the database and on secrets' files; makes nobody wait for either."""
         with self._context.database.reading() as connection:
-            endpoints = deployed(self._context, connection, observed, nodes)
+            endpoints = deployed(self._context, connection, observed, nodes, seen=self._seen, evictions=self._evictions)
         taken = {endpoint.name for endpoint in endpoints}
         endpoints += self._externals.read(one for one in self._context.externals.versions if one.model not in taken)
         return endpoints
@@ -81,6 +85,9 @@ def deployed(
     connection: Connection,
     observed: Mapping[str, ObservedReplica],
     nodes: Sequence[ObservedNode],
+    *,
+    seen: SeenMemory,
+    evictions: Evictions,
 ) -> list[EndpointRoute]:
     """The endpoints of deployments."""
     now = context.now()
@@ -91,8 +98,9 @@ def deployed(
         template = deployments.revisions_of(connection, record.name)[record.revision]
         replicas = deployments.replicas_of(connection, record.name)
         views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
-        wanted = wanted_of(context, record, template, nodes=nodes, promised=0)
-        summary = summary_of(record, template, wanted, views, nodes=nodes, now=now)
+        need = seen.need_of(template)
+        wanted = wanted_of(context, record, template, need=need, nodes=nodes, promised=0)
+        summary = summary_of(record, template, wanted, views, need=need, nodes=nodes, evictions=evictions, now=now)
         engine = engines.get(template.engine)
         routed = RoutedDeployment(
             record=record,

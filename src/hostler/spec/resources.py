@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from hostler.spec.deployment import DeploymentSpec
-from hostler.spec.fields import Declared, Name
+from hostler.spec.fields import Declared, Name, format_bytes
 from hostler.spec.limits import Limits
 from hostler.spec.states import DeploymentState, ReplicaState
 from hostler.spec.version import ModelVersion
@@ -78,6 +78,26 @@ class EventResource(Resource):
     message: str
 
 
+class MemoryResource(Resource):
+    """What one replica is reckoned to need: by a formula or as `stated`, corrected by what was seen."""
+
+    needed_bytes: int
+    estimated_bytes: int
+    stated: bool = False
+    formula: str = ""
+    seen_bytes: int | None = None
+    seen_runs: int = Field(default=0, description="How many replicas with the same settings got ready.")
+
+    def told(self) -> str:
+        """All of it on a line."""
+        by = "stated as resources.memory" if self.stated else f"estimated {format_bytes(self.estimated_bytes)}"
+        formula = f" = {self.formula}" if self.formula else ""
+        if self.seen_bytes is None:
+            return f"{by}{formula}"
+        runs = f"{self.seen_runs} run{'' if self.seen_runs == 1 else 's'}"
+        return f"{by}{formula}; seen {format_bytes(self.seen_bytes)} in {runs}"
+
+
 class DeploymentResource(Resource):
     """A deployment: what is wanted, what is, why, and what comes next."""
 
@@ -98,6 +118,7 @@ class DeploymentResource(Resource):
     restarts: int
     replicas: tuple[ReplicaResource, ...] = ()
     memory_estimate_bytes: int | None = None
+    memory: MemoryResource | None = Field(default=None, description="What is behind the estimate; not in lists.")
     created_at: datetime
     changed: bool = Field(default=True, description="False if an apply changed nothing.")
 
