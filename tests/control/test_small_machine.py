@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from hostler.spec.errors import InsufficientMemory
 from hostler.spec.replica import ObservedNode
 from hostler.spec.snapshot import Report
 from hostler.spec.states import DeploymentState, ReplicaState
-from hostler.store import deployments, small_machines
+from hostler.store import deployments, scaling, small_machines
 
 GIB = 2**30
 RESIDENCY_S = 20.0
@@ -34,13 +33,13 @@ class SmallMachine(ControlUnderTest):
         """A deployment that sleeps, with an endpoint of its own."""
         fields = {
             "autoscale": {"min_replicas": 0},
-            "replicas": 0,
             "resources": {"memory": "2Gi"},
             "min_residency_seconds": RESIDENCY_S,
             "drain_seconds": 600,
             **spec,
         }
         await self.deploy(name, **fields)
+        await self.want(name, 0)
 
     async def report(self, load: dict[str, EndpointLoad] | None = None, **in_flight: int) -> None:
         """The gateway serves from the newest snapshot and has this work."""
@@ -58,10 +57,7 @@ class SmallMachine(ControlUnderTest):
     async def want(self, name: str, replicas: int) -> None:
         """What autoscaling does."""
         with self.context.database.transaction() as connection:
-            record = deployments.get(connection, name)
-            assert record is not None
-            wanted = record.spec.model_copy(update={"replicas": replicas})
-            deployments.save(connection, dataclasses.replace(record, spec=wanted))
+            scaling.set_wanted(connection, name, replicas)
 
     async def wake(self, name: str, *, waited_s: float = 0.0, also: dict[str, EndpointLoad] | None = None) -> None:
         """A request waits for `name`, and autoscaling wants a replica."""
@@ -190,10 +186,26 @@ async def test_llama_swap_1127_a_pinned_model_is_never_evicted(machine: SmallMac
 
 async def test_what_nobody_asked_for_evicts_nobody(one_awake: SmallMachine) -> None:
     one_awake.clock.forward(300)
-    await one_awake.want("b", 1)
+    await one_awake.wake("b")
+    await rounds(one_awake, 8)
+    await one_awake.report()
+    one_awake.clock.forward(300)
+    await one_awake.want("a", 1)
     await rounds(one_awake, 20)
-    assert await one_awake.states("a") == [ReplicaState.READY]
-    assert one_awake.told("a", "Evicted") == []
+    assert await one_awake.states("b") == [ReplicaState.READY]
+    assert one_awake.told("b", "Evicted") == one_awake.told("a", "Evicted")
+    assert (await one_awake.get("a")).wanted == 0
+
+
+async def test_autoscaling_does_not_bring_an_evicted_model_back_before_a_request_waits(one_awake: SmallMachine) -> None:
+    one_awake.clock.forward(300)
+    await one_awake.wake("b")
+    await rounds(one_awake, 8)
+    with one_awake.context.database.reading() as connection:
+        record = deployments.get(connection, "a")
+    assert record is not None
+    assert record.autoscaled == 0
+    assert one_awake.context.fleets.evicted == {"a"}
 
 
 async def test_a_fixed_deployment_is_not_evicted_and_may_evict(one_awake: SmallMachine) -> None:
@@ -209,9 +221,9 @@ async def test_a_fixed_deployment_is_not_evicted_and_may_evict(one_awake: SmallM
 
 async def test_replicas_beyond_the_least_number_are_evicted_and_the_least_number_stays(machine: SmallMachine) -> None:
     await machine.model("a", autoscale={"min_replicas": 1, "soft_min_replicas": 3}, resources={"memory": "1Gi"})
+    await machine.model("b")
     await machine.wake("a")
     await machine.want("a", 3)
-    await machine.model("b")
     await machine.rounds(6)
     assert len(await machine.states("a")) == 3
     await machine.report()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from hostler.cli.autoscaling import autoscale_from_flags, autoscale_options
 from hostler.cli.board import open_board
 from hostler.cli.output import emit
 from hostler.cli.publish import build_source, push, read_target, registry_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="Name of the deployment; the model's name if left out.")
 @click.option("--endpoint", help="Name clients call; the deployment's name if left out.")
 @click.option("--replicas", type=click.IntRange(0, 1000), help="How many copies run.")
+@autoscale_options
 @click.option("--engine", help="Engine instead of the one chosen from the files.")
 @click.option("--arg", "args", multiple=True, metavar="X", help="Argument for the engine; may be repeated.")
 @click.option("--env", multiple=True, metavar="K=V", help="Variable for the engine; may be repeated.")
@@ -101,6 +103,9 @@ def spec_from_flags(reference: ModelRef, **flags: Any) -> DeploymentSpec:
         "model": str(reference),
         "endpoint": flags.get("endpoint"),
         "replicas": flags.get("replicas"),
+        "autoscale": autoscale_from_flags(flags),
+        "replica_concurrency": flags.get("replica_concurrency"),
+        "queue": {"max_size": flags["queue"]} if flags.get("queue") is not None else None,
         "engine": flags.get("engine"),
         "args": flags.get("args") or None,
         "env": environment_of(flags.get("env") or ()) or None,

@@ -1,8 +1,8 @@
 """More models than fit: who makes room for whom, and what a person is told of it. `decide.evict` has the rules.
 
-A deployment may evict others if it must run (it is fixed, or has a least number of replicas) or if requests wait for
-it; what autoscaling merely wants ahead of traffic takes what is free. An evicted deployment sleeps until a request
-waits for it.
+A deployment may evict others if it must run (it is fixed, has a least number of replicas, or has never run) or if
+requests wait for it; what autoscaling merely wants ahead of traffic takes what is free. An evicted deployment sleeps
+until a request waits for it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from hostler.control.seen_memory import SeenMemory
 from hostler.control.traffic import LastUses, Traffic
 from hostler.decide.evict import NO_TERMS, Eviction, Resident, Sleeper, Terms, Verdict, Victim, evictable, take_turns
 from hostler.decide.place import free_bytes
-from hostler.decide.reconcile import Action, Drain, failures_allowed
+from hostler.decide.reconcile import EVICTED, Action, Drain, Resume, failures_allowed
 from hostler.spec.replica import ObservedNode, ObservedReplica
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, NewEvent, ReplicaRecord, RevisionTemplate
 
 MOST_WAIT_S = 30.0
 """How long requests for a sleeping deployment wait at most for busy replicas of others, beyond their residency."""
-
-EVICTED = "Evicted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +79,11 @@ class Evictions:
     def asleep(self, name: str) -> bool:
         """Whether the deployment was evicted and no request has woken it: then none of its replicas is wanted."""
         return name in self._asleep
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All deployments that are `asleep`."""
+        return frozenset(self._asleep)
 
     def told(self, name: str) -> str:
         """Why the deployment has no room, in a sentence; empty if it waits for none."""
@@ -152,7 +155,8 @@ class Evictions:
         if record.failures >= failures_allowed(ever_ready=record.ever_ready):
             return False
         policy = record.spec.autoscale
-        return policy is None or policy.min_replicas > 0 or traffic.queued(record.spec.endpoint_name) > 0
+        must_run = policy is None or policy.min_replicas > 0 or not record.ever_ready
+        return must_run or traffic.queued(record.spec.endpoint_name) > 0
 
     def _sleeper(self, one: Occupant, traffic: Traffic, *, now: float) -> Sleeper:
         record = one.record
@@ -253,14 +257,18 @@ def with_drains(
     actions: Sequence[Action], drains: Sequence[Drain], replicas: Sequence[ReplicaRecord]
 ) -> tuple[Action, ...]:
     """The actions of a deployment and the drains of those of its replicas that are evicted, each replica once."""
-    spoken_of = {action.id for action in actions}
     live = {replica.id for replica in replicas if _live(replica)}
-    return (*actions, *(drain for drain in drains if drain.id in live and drain.id not in spoken_of))
+    evicted = {drain.id: drain for drain in drains if drain.id in live}
+    stopped = {action.id for action in actions if not isinstance(action, Drain | Resume)}
+    return (
+        *(action for action in actions if action.id not in evicted or action.id in stopped),
+        *(drain for name, drain in evicted.items() if name not in stopped),
+    )
 
 
 def put_to_sleep(record: DeploymentRecord) -> DeploymentRecord:
     """The deployment after its last replica was evicted: none is wanted."""
-    return replace(record, spec=record.spec.model_copy(update={"replicas": 0}))
+    return replace(record, autoscaled=0)
 
 
 def _live(replica: ReplicaRecord) -> bool:

@@ -16,11 +16,15 @@ from hostler.control.traffic import Traffic
 from hostler.control.views import view_of, wanted_of
 from hostler.decide.observe import Seen, observe
 from hostler.decide.reconcile import (
+    EVICTED,
     STABLE_AFTER_S,
+    UNWANTED,
     Action,
     Drain,
     Start,
     Stop,
+    TakeBack,
+    drain_s,
     failures_after,
     reconcile,
 )
@@ -77,24 +81,30 @@ def play_round(
             need, pool = seen.need_of(template), pool_of(template, nodes)
             promised = relief.promised(record.name, pool, need=need or 0)
             wanted = wanted_of(context, record_after, template, need=need, nodes=nodes, promised=promised)
-            views = [view_of(one, observed.get(one.id), drained=one.id in drained) for one in merged]
+            views = [
+                view_of(one, observed.get(one.id), drained=one.id in drained, in_flight=context.feed.in_flight(one.id))
+                for one in merged
+            ]
             plan = reconcile(wanted, views, now)
             actions = with_drains(plan.actions, relief.drains.get(record.name, ()), merged)
             record_after, after = write_down(connection, record_after, merged, actions, now)
             starts = sum(isinstance(action, Start) for action in actions)
             relief.take(record.name, pool, need=need or 0, count=starts)
             result.actions[record.name] = actions
+            context.fleets.saw(record_after, after, observed)
             for replica in after:
                 result.templates[replica.id] = templates[record.name][replica.revision]
                 result.known.add(replica.id)
             if record_after.deleting and not after:
                 deployments.remove(connection, record.name)
+                context.fleets.forget(record.name)
                 events.add(connection, [_event(record.name, "Deleted", "The deployment is gone.")], at=now)
             elif record_after != record:
                 deployments.save(connection, record_after)
             result.busy |= bool(actions) or any(_in_motion(replica) for replica in after)
             times = (result.look_again_at, plan.look_again_at, relief.look_again_at)
             result.look_again_at = min((time for time in times if time is not None), default=None)
+        context.fleets.evicted = evictions.names
         seen.flush(connection, now=now)
         evictions.uses.flush(connection)
     return result
@@ -159,10 +169,15 @@ def write_down(
                 draining_since=now,
                 state=ReplicaState.DRAINING if serving else replica.state,
                 since=now if serving else replica.since,
-                deadline=now + record.spec.drain_seconds,
+                deadline=now + drain_s(record.spec.drain_seconds, unwanted=action.reason in (UNWANTED, EVICTED)),
                 reason=action.reason,
             )
             told.append(_event(record.name, "ReplicaDraining", f"{action.id}: {action.reason}."))
+        elif isinstance(action, TakeBack):
+            after[action.id] = replace(
+                after[action.id], draining_since=None, state=ReplicaState.READY, since=now, deadline=None, reason=""
+            )
+            told.append(_event(record.name, "ReplicaTakenBack", f"{action.id}: wanted again, it serves on."))
         elif isinstance(action, Stop):
             replica = after[action.id]
             after[action.id] = replace(replica, stop_sent_at=now)

@@ -10,7 +10,7 @@ from hostler.control.context import Context
 from hostler.control.eviction import Evictions
 from hostler.control.seen_memory import SeenMemory
 from hostler.control.snapshots import RoutedDeployment, endpoint_of, external_endpoint, secret_of
-from hostler.control.views import summary_of, view_of, wanted_of
+from hostler.control.views import summary_of, view_of, wakes, wanted_of
 from hostler.engines import catalog as engines
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
@@ -109,6 +109,10 @@ def deployed(
             protocols=engine.protocols,
             task=template.task,
             condition=f"{record.name} is {summary.state}: {_first_line(summary.message)}",
+            wakes=wakes(record, summary),
+            phase=context.fleets.phases.of(
+                record.name, replicas, observed, start_s=context.fleets.start_s(record.name), now=now
+            ),
         )
         endpoints.append(endpoint_of(routed, observed))
     return endpoints

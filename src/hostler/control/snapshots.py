@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from hostler.control.phases import Phase
 from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.limits import Limits
 from hostler.spec.model import ModelSpec
@@ -20,6 +21,7 @@ from hostler.spec.snapshot import (
     KeyGrant,
     LimitSet,
     ReplicaTarget,
+    Waiting,
 )
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
@@ -27,7 +29,10 @@ from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutedDeployment:
-    """A deployment as routing needs it. `condition` says why nothing serves, when nothing does."""
+    """A deployment as routing needs it. `condition` says why nothing serves, when nothing does.
+
+    `wakes`: a replica will come for those who wait, if they are not too many.
+    """
 
     record: DeploymentRecord
     replicas: Sequence[ReplicaRecord]
@@ -35,6 +40,8 @@ class RoutedDeployment:
     protocols: tuple[str, ...]
     task: str
     condition: str
+    wakes: bool = False
+    phase: Phase = Phase()
 
 
 def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedReplica]) -> EndpointRoute:
@@ -45,16 +52,26 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
         if replica.state is ReplicaState.READY and replica.draining_since is None
         if (seen := observed.get(replica.id)) is not None and seen.status.port is not None
     ]
-    route = DeploymentRoute(name=deployment.record.name, engine=deployment.engine, replicas=tuple(targets))
+    spec = deployment.record.spec
+    route = DeploymentRoute(
+        name=spec.name,
+        engine=deployment.engine,
+        replicas=tuple(targets),
+        replica_concurrency=spec.replica_concurrency,
+    )
     return EndpointRoute(
-        name=deployment.record.spec.endpoint_name,
+        name=spec.endpoint_name,
         created=int(deployment.record.created_at),
         task=deployment.task,
         protocols=deployment.protocols,
         deployments=(route,),
         condition="" if targets else deployment.condition,
-        limits=limit_set(deployment.record.spec.limits),
-        balance=deployment.record.spec.balance,
+        limits=limit_set(spec.limits),
+        balance=spec.balance,
+        waiting=Waiting(max_size=spec.queue.max_size, timeout_s=spec.queue.timeout_seconds),
+        wakes=deployment.wakes,
+        phase=deployment.phase.text,
+        ready_in_s=deployment.phase.ready_in_s,
     )
 
 

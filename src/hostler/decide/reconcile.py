@@ -1,7 +1,8 @@
 """What to start, drain, stop and forget so that what runs becomes what is wanted.
 
 A deployment wants `replicas` live replicas of its current revision. Replicas of older revisions serve until as many
-new ones are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes.
+new ones are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes. One
+that goes only because fewer are wanted has long for that, and is taken back if more are wanted meanwhile.
 
 The caller sees to it that no time it passes is later than `now`: a clock that was set back must not stretch a wait.
 
@@ -28,6 +29,15 @@ STABLE_AFTER_S = 60.0
 PERMANENT_REASONS = frozenset({"ProgramMissing", "RequirementsMissing", "UnknownArgument"})
 """Failures that are the same at every try."""
 
+UNWANTED = "ScaledDown"
+"""Why a replica drains of which there is one too many: nobody waits for its end."""
+
+EVICTED = "Evicted"
+"""Why a replica drains that makes room for another deployment."""
+
+UNWANTED_DRAIN_S = 3600.0
+"""How long such a replica, or an evicted one, may finish what it has."""
+
 OVERDUE_S = 15.0
 """How long past a runner's own deadline the platform waits before it ends the replica itself."""
 
@@ -40,7 +50,8 @@ class ReplicaView:
     """A replica as the decision needs it. Times are unix seconds.
 
     `lost_runner`: its runner is dead and there is something for one to do. `unseen`: the backend does not know it.
-    `drained`: every gateway has stopped routing to it and none has a request in flight on it.
+    `drained`: every gateway has stopped routing to it and none has a request in flight on it. `unwanted`: it drains
+    only because fewer are wanted. `evicted`: it drains because its place is promised to another deployment.
     """
 
     id: str
@@ -52,12 +63,19 @@ class ReplicaView:
     lost_runner: bool = False
     draining_since: float | None = None
     drained: bool = False
+    in_flight: int = 0
+    unwanted: bool = False
+    evicted: bool = False
     stop_sent_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a deployment should be. `room` is how many more replicas fit on the machines; None is no limit."""
+    """What a deployment should be. `room` is how many more replicas fit on the machines; None is no limit.
+
+    `ending`: it was stopped or deleted. `least` are the fewest replicas of one that follows its
+    traffic, None for a fixed number; a start took `start_s` seconds lately.
+    """
 
     name: str
     replicas: int
@@ -69,6 +87,9 @@ class Wanted:
     last_failure_at: float | None = None
     ever_ready: bool = False
     room: int | None = None
+    ending: bool = False
+    least: int | None = None
+    start_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +117,13 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Route to this draining replica again."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End this replica's engine."""
 
@@ -111,7 +139,7 @@ class Remove:
     id: str
 
 
-Action = Start | Resume | Drain | Stop | Remove
+Action = Start | Resume | Drain | TakeBack | Stop | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +168,17 @@ def reconcile(wanted: Wanted, replicas: Sequence[ReplicaView], now: float) -> Pl
     earlier = [replica for replica in live if replica.revision != wanted.revision]
 
     for replica in _last_to_keep(current)[: max(0, len(current) - wanted.replicas)]:
-        actions.append(Drain(replica.id, "ScaledDown" if wanted.replicas else "NotWanted"))
+        actions.append(Drain(replica.id, "NotWanted" if wanted.ending else UNWANTED))
+    back = [replica for replica in replicas if _can_come_back(wanted, replica)]
+    back = _last_to_keep(back)[::-1][: max(0, wanted.replicas - len(current))]
+    actions = [*(one for one in actions if one.id not in {replica.id for replica in back})]
+    actions += [TakeBack(replica.id) for replica in back]
     ready = sum(replica.state is ReplicaState.READY for replica in current)
     earlier_needed = max(0, wanted.replicas - ready)
     for replica in _last_to_keep(earlier)[: max(0, len(earlier) - earlier_needed)]:
-        actions.append(Drain(replica.id, "Replaced" if wanted.replicas else "NotWanted"))
+        actions.append(Drain(replica.id, "NotWanted" if wanted.ending else "Replaced"))
 
-    may_start = _startable(wanted, live=len(current), ready=ready, now=now, times=times)
+    may_start = _startable(wanted, live=len(current) + len(back), ready=ready + len(back), now=now, times=times)
     starts = [
         Start(replica_id(wanted.name, ordinal), ordinal)
         for ordinal in range(wanted.next_ordinal, wanted.next_ordinal + may_start)
@@ -162,6 +194,11 @@ def replica_id(deployment: str, ordinal: int) -> str:
 def backoff_s(failures: int) -> float:
     """Seconds to wait after the n-th failed replica in a row: none after the first, then 1, 2, 4 ... up to 300."""
     return 0.0 if failures <= 1 else min(300.0, 2.0 ** (failures - 2))
+
+
+def drain_s(declared_s: float, *, unwanted: bool) -> float:
+    """How long a draining replica may finish what it has, in seconds."""
+    return max(declared_s, UNWANTED_DRAIN_S) if unwanted else declared_s
 
 
 def failures_after(failures: int, *, ready_for_s: float, reason: str = "") -> int:
@@ -198,7 +235,10 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
         times.append(again_at)
         return []
     if replica.draining_since is not None:
-        over_at = replica.draining_since + wanted.drain_s
+        if replica.unwanted and wanted.ending:
+            return [Drain(replica.id, "NotWanted")]
+        patient = replica.unwanted or replica.evicted
+        over_at = replica.draining_since + drain_s(wanted.drain_s, unwanted=patient)
         if replica.drained or now >= over_at or replica.state.coming_up:
             return [Stop(replica.id, wanted.stop_grace_s, "Drained" if replica.drained else "DrainDeadline")]
         times.append(over_at)
@@ -232,6 +272,22 @@ def _startable(wanted: Wanted, *, live: int, ready: int, now: float, times: list
     return count
 
 
+def _can_come_back(wanted: Wanted, replica: ReplicaView) -> bool:
+    """Whether a draining replica still serves as well as a new one would."""
+    return (
+        replica.state is ReplicaState.DRAINING
+        and replica.unwanted
+        and replica.revision == wanted.revision
+        and replica.stop_sent_at is None
+        and not (replica.unseen or replica.lost_runner or wanted.ending)
+    )
+
+
 def _last_to_keep(replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
-    """The replicas in the order in which they are given up: those that do not serve first, then the youngest."""
-    return sorted(replicas, key=lambda replica: (replica.state is ReplicaState.READY, -replica.ordinal))
+    """The replicas in the order in which they are given up.
+
+    Those that do not serve first, then those with the least in flight, then the youngest.
+    """
+    return sorted(
+        replicas, key=lambda replica: (replica.state is ReplicaState.READY, replica.in_flight, -replica.ordinal)
+    )

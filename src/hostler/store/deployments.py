@@ -122,6 +122,7 @@ def _deployment_values(record: DeploymentRecord) -> dict[str, Any]:
         "last_failure": record.last_failure,
         "ever_ready": record.ever_ready,
         "created_at": record.created_at,
+        "autoscaled": record.autoscaled,
     }
 
 

@@ -23,9 +23,9 @@ _NO_MATTER = frozenset({"name", "endpoint", "model", "resources", "start_timeout
 class RevisionTemplate(Declared):
     """What a revision runs: everything that affects its replicas, the model pinned to a version's digest.
 
-    `spec` has the fields that do not affect replicas (their number, the time to drain, limits, balance) at fixed
-    values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines are told
-    the name they serve.
+    `spec` has the fields that do not affect replicas (their number, autoscaling, the queue, the time to drain, limits,
+    balance) at fixed values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines
+    are told the name they serve.
     """
 
     model: str
@@ -69,11 +69,18 @@ class DeploymentRecord:
     last_failure: str
     ever_ready: bool
     created_at: float
+    autoscaled: int | None = None
+    """How many replicas autoscaling decided on; None without it, and before its first decision."""
 
     @property
     def wanted(self) -> int:
-        """How many replicas should run."""
-        return 0 if self.stopped or self.deleting else self.spec.replicas
+        """How many replicas should run. Bounds that were changed hold before anything is decided by them."""
+        if self.stopped or self.deleting:
+            return 0
+        policy = self.spec.autoscale
+        if policy is None:
+            return self.spec.replicas
+        return min(policy.max_replicas, max(policy.min_replicas, self.autoscaled or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints` hold JSON text.
+"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints`, `memory` hold JSON.
 
 `day` is a date in UTC, `2026-01-31`.
 """
@@ -35,6 +35,14 @@ deployments = Table(
     Column("last_failure", Text, nullable=False),
     Column("ever_ready", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("autoscaled", Integer),
+)
+
+scaling = Table(
+    "scaling",
+    metadata,
+    Column("deployment", String(63), ForeignKey("deployments.name", ondelete="CASCADE"), primary_key=True),
+    Column("memory", Text, nullable=False),
 )
 
 revisions = Table(
