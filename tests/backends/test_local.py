@@ -220,10 +220,10 @@ def test_the_tightest_limit_of_the_container_counts(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "memory.max").write_text(limit)
         (folder / "memory.current").write_text(str(used))
-        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {droppable}\n")
+        (folder / "memory.stat").write_text(f"anon 1\ninactive_file {droppable - 10}\nactive_file 10\n")
 
     level(tmp_path / "pod", "1000", 700, 100)
-    level(tmp_path / "pod" / "container", "max", 600, 0)
+    level(tmp_path / "pod" / "container", "max", 600, 10)
     own = tmp_path / "own"
     own.write_text("5:cpu:/x\n0::/pod/container\n")
     assert cgroup_memory(tmp_path, own=own) == (1000, 400)

@@ -149,14 +149,14 @@ def test_llamacpp_keeps_the_whole_context_in_each_slot() -> None:
     assert (after(launch, "--ctx-size"), after(launch, "--parallel")) == ("2048", "4")
     assert after(launch, "--threads") == "2"
     assert after(launch, "--model") == "{model_dir}/a/m.gguf"
-    assert catalog.get("llamacpp").tokens(version("gguf"), context_length=512) == 2048
+    assert catalog.get("llamacpp").working_set(version("gguf"), context_length=512).tokens == 2048
 
 
 def test_llamacpp_refuses_more_context_than_the_model_was_made_for() -> None:
     with pytest.raises(InvalidRequest, match="2,048") as caught:
-        catalog.get("llamacpp").tokens(version("gguf"), context_length=10**6)
+        catalog.get("llamacpp").working_set(version("gguf"), context_length=10**6)
     assert caught.value.param == "context_length"
-    assert catalog.get("llamacpp").tokens(version("gguf"), context_length=None) == 4 * 2048
+    assert catalog.get("llamacpp").working_set(version("gguf"), context_length=None).tokens == 4 * 2048
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,37 @@ def test_vllm_is_served_offline_from_safetensors_with_the_key_out_of_sight() -> 
     assert launch.token_env == "VLLM_API_KEY"
     assert launch.env["HF_HUB_OFFLINE"] == "1"
     assert "--trust-remote-code" not in launch.argv
+
+
+def test_gpustack_1047_a_small_model_leaves_the_rest_of_the_gpu_to_others() -> None:
+    small = request(accelerator=Accelerator("cuda", 80 * GIB, 80 * GIB, count=1), estimate_bytes=4 * GIB)
+    assert after(catalog.get("vllm").launch(version("safetensors"), small), "--gpu-memory-utilization") == "0.050"
+
+
+def test_gpustack_611_the_share_is_of_the_whole_memory_and_fits_into_what_is_free() -> None:
+    crowded = request(accelerator=Accelerator("cuda", 80 * GIB, 20 * GIB, count=1), estimate_bytes=60 * GIB)
+    assert after(catalog.get("vllm").launch(version("safetensors"), crowded), "--gpu-memory-utilization") == "0.225"
+
+
+@pytest.mark.parametrize("args", [("--gpu-memory-utilization", "0.5"), ("--kv-cache-memory-bytes=1000",)])
+def test_a_share_that_the_user_gives_is_not_given_twice(args: tuple[str, ...]) -> None:
+    launch = catalog.get("vllm").launch(version("safetensors"), request(accelerator=GPU, args=args))
+    assert sum(part.startswith(("--gpu-memory-utilization", "--kv-cache-memory-bytes")) for part in launch.argv) == 1
+
+
+def test_arguments_that_change_the_memory_are_read() -> None:
+    args = ("-c", "1000", "--cache-type-k=q8_0", "--cache-type-v", "f32")
+    found = catalog.get("llamacpp").working_set(version("gguf"), context_length=None, args=args)
+    assert (found.tokens, found.key_bytes, found.value_bytes) == (1000, 34 / 32, 4.0)
+    args = ("--max-model-len=1024", "--kv-cache-dtype", "fp8_e5m2", "--gpu-memory-utilization", "0.3")
+    found = catalog.get("vllm").working_set(version("safetensors"), context_length=None, args=args)
+    assert (found.tokens, found.key_bytes, found.share) == (4096, 1.0, 0.3)
+
+
+@pytest.mark.parametrize("bad", ["much", "0", "2", "-1", ""])
+def test_a_share_that_is_none_is_left_to_the_engine_to_refuse(bad: str) -> None:
+    args = ("--gpu-memory-utilization", bad)
+    assert catalog.get("vllm").working_set(version("safetensors"), context_length=1, args=args).share is None
 
 
 def test_vllm_trusts_remote_code_only_if_the_scan_was_told_to_allow_it() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from hostler.spec.errors import UpstreamFailed
 from hostler.spec.launch import LaunchSpec
 from hostler.spec.replica import ObservedNode, ObservedReplica, ProcessRef, ReplicaStatus
@@ -51,7 +53,8 @@ class FakeBackend:
     """A backend for tests and simulations. `clock` gives the time in seconds; only its movement moves replicas.
 
     A new replica behaves as `behave` said last for its served name, else as `default`. Set `unreachable` to have
-    every call raise `UpstreamFailed`. `started` counts the engines started, by replica id.
+    every call raise `UpstreamFailed`. `started` counts the engines started, by replica id. With `holds_memory`, what
+    its replicas use is not free on the first node.
     """
 
     name = "fake"
@@ -62,7 +65,9 @@ class FakeBackend:
         clock: Callable[[], float],
         nodes: Sequence[ObservedNode] | None = None,
         default: Behaviour | None = None,
+        holds_memory: bool = False,
     ) -> None:
+        self._holds_memory = holds_memory
         self._clock = clock
         self._default = default or Behaviour()
         self._behaviours: dict[str, Behaviour] = {}
@@ -165,7 +170,11 @@ class FakeBackend:
 
     async def nodes(self) -> Sequence[ObservedNode]:
         self._reach()
-        return tuple(self.node_list)
+        if not self._holds_memory or not self.node_list:
+            return tuple(self.node_list)
+        first, *others = self.node_list
+        held = sum(self._observe(replica_id, fake).memory_bytes or 0 for replica_id, fake in self._replicas.items())
+        return (msgspec.structs.replace(first, memory_free=max(0, first.memory_free - held)), *others)
 
     async def logs(self, replica_id: str, *, lines: int, follow: bool) -> AsyncIterator[str]:  # noqa: ARG002 - no more comes
         """What the engine printed; nothing is ever added, so following ends at once."""

@@ -20,7 +20,7 @@ import msgspec
 from hostler.backends.log_follower import follow as follow_log
 from hostler.backends.log_follower import last_lines
 from hostler.backends.node import NodeReader
-from hostler.backends.tree_memory import tree_memory_bytes
+from hostler.backends.tree_memory import TreeMemory, tree_memory
 from hostler.detached import DetachedProcess
 from hostler.processes import is_alive
 from hostler.settings import Home
@@ -49,7 +49,7 @@ class LocalBackend:
         self._spawned: dict[str, DetachedProcess] = {}
         self._statuses: dict[str, tuple[tuple[int, int], ReplicaStatus]] = {}
         self._launches: dict[str, Assignment] = {}
-        self._memory: dict[str, tuple[float, int | None]] = {}
+        self._memory: dict[str, tuple[float, TreeMemory]] = {}
         self._node = NodeReader()
         self._tasks: set[asyncio.Task[None]] = set()
         # Its own, so that uploads and the like keep no replica waiting.
@@ -246,12 +246,14 @@ class LocalBackend:
             status = self._status(replica_id) or status
             if not status.state.ended:
                 status = _lost(status)
+        memory = self._memory_of(replica_id, status) if runner_alive or engine_alive else None
         return ObservedReplica(
             status=status,
             runner_alive=runner_alive,
             engine_alive=engine_alive,
             token=assignment.launch.token,
-            memory_bytes=self._memory_bytes(replica_id, status) if runner_alive or engine_alive else None,
+            memory_bytes=memory.total if memory is not None else None,
+            held_bytes=memory.held if memory is not None else None,
         )
 
     def _unstarted(self, replica_id: str, *, runner_alive: bool) -> ReplicaStatus:
@@ -318,13 +320,13 @@ class LocalBackend:
         observed = self._observe(replica_id)
         return observed is None or observed.status.state.ended
 
-    def _memory_bytes(self, replica_id: str, status: ReplicaStatus) -> int | None:
+    def _memory_of(self, replica_id: str, status: ReplicaStatus) -> TreeMemory | None:
         now = time.monotonic()
         known = self._memory.get(replica_id)
         if known is not None and now - known[0] < MEMORY_EVERY_S:
             return known[1]
         roots = [process.pid for process in (status.runner, status.engine) if process is not None]
-        amount = tree_memory_bytes(roots)
+        amount = tree_memory(roots)
         if amount is not None:
             self._memory[replica_id] = (now, amount)
         return amount

@@ -82,7 +82,7 @@ def parse_gpus(text: str) -> tuple[ObservedGpu, ...]:
 def cgroup_memory(root: Path = _CGROUP_ROOT, *, own: Path = Path("/proc/self/cgroup")) -> tuple[int, int] | None:
     """The tightest memory limit over this process and what is free below it, in bytes (cgroup v2); None if none.
 
-    File pages that can be dropped at once (`inactive_file`) count as free, as in the kernel's `MemAvailable`.
+    Pages of files count as free, as in the kernel's `MemAvailable`: they can be dropped and read again.
     """
     try:
         line = next(line for line in own.read_text().splitlines() if line.startswith("0::"))
@@ -96,7 +96,7 @@ def cgroup_memory(root: Path = _CGROUP_ROOT, *, own: Path = Path("/proc/self/cgr
         try:
             limit = (level / "memory.max").read_text().strip()
             used = int((level / "memory.current").read_text())
-            droppable = _stat(level / "memory.stat", "inactive_file")
+            droppable = sum(_stat(level / "memory.stat", name) for name in ("inactive_file", "active_file"))
         except (OSError, ValueError):
             continue
         if limit != "max" and (tightest is None or int(limit) - used + droppable < tightest[1]):

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
 
 
-def tree_memory_bytes(roots: Iterable[int]) -> int | None:
+@dataclass(frozen=True, slots=True)
+class TreeMemory:
+    """Bytes that processes use together, and those of them that are no pages of files."""
+
+    total: int
+    held: int
+
+
+def tree_memory(roots: Iterable[int]) -> TreeMemory | None:
     """Proportional memory (PSS) of these processes and all below them; None if none can be read.
 
-    PSS counts a page shared by n processes as 1/n in each, so the sum is what they hold together.
+    PSS counts a page shared by n processes as 1/n in each, so the sum is what they hold together. Pages of files,
+    like weights that are mapped, can be dropped and read again: the kernel's `MemAvailable` counts them as free.
     """
-    total: int | None = None
+    total, held, found = 0, 0, False
     seen: set[int] = set()
     waiting = list(roots)
     while waiting:
@@ -21,11 +31,13 @@ def tree_memory_bytes(roots: Iterable[int]) -> int | None:
         if pid in seen:
             continue
         seen.add(pid)
-        amount = _pss_bytes(pid)
-        if amount is not None:
-            total = (total or 0) + amount
+        amounts = _pss_bytes(pid)
+        if "Pss" in amounts:
+            found = True
+            total += amounts["Pss"]
+            held += max(0, amounts["Pss"] - amounts.get("Pss_File", 0))
         waiting += _children(pid)
-    return total
+    return TreeMemory(total, held) if found else None
 
 
 def _children(pid: int) -> list[int]:
@@ -38,12 +50,10 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _pss_bytes(pid: int) -> int | None:
+def _pss_bytes(pid: int) -> dict[str, int]:
     try:
         text = (_PROC / str(pid) / "smaps_rollup").read_text()
     except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return None
+        return {}
+    lines = (line.partition(":") for line in text.splitlines())
+    return {name: int(value.split()[0]) * 1024 for name, _, value in lines if name.startswith("Pss")}

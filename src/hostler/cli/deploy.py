@@ -135,7 +135,8 @@ def _summary(session: Session, deployment: DeploymentResource, *, dry_run: bool)
     if dry_run:
         verb = "would change" if deployment.changed else "would stay as it is"
         memory = deployment.memory_estimate_bytes
-        need = f", about {format_bytes(memory)} of memory a replica" if memory else ""
+        told = f" ({deployment.memory.told()})" if deployment.memory is not None else ""
+        need = f", about {format_bytes(memory)} of memory a replica{told}" if memory else ""
         click.echo(f"{name} {verb}: {deployment.model} on {deployment.engine}{need}.")
         return
     click.echo(f"{name} is {deployment.state.value}: {deployment.model} on {deployment.engine}.")

@@ -221,7 +221,7 @@ def _describe(deployment: DeploymentResource, happened: list[EventResource]) -> 
             ("replicas", f"{deployment.ready} ready of {deployment.wanted}, {deployment.restarts} restarts"),
             ("scaling", _scaling(deployment)),
             ("last starts", _starts(deployment)),
-            ("memory", _bytes(deployment.memory_estimate_bytes, " a replica, estimated")),
+            ("memory", _memory(deployment)),
             ("revision", deployment.revision),
             ("created", f"{age(deployment.created_at)} ago"),
         ]
@@ -280,6 +280,11 @@ def _replica_row(one: ReplicaResource) -> tuple[object, ...]:
 
 def _event_row(one: EventResource) -> tuple[object, ...]:
     return (age(one.at), one.level, f"{one.kind}/{one.name}", one.reason, one.message)
+
+
+def _memory(deployment: DeploymentResource) -> str:
+    told = f" ({deployment.memory.told()})" if deployment.memory is not None else ""
+    return _bytes(deployment.memory_estimate_bytes, f" a replica{told}")
 
 
 def _bytes(size: int | None, suffix: str = "") -> str:

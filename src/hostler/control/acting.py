@@ -12,6 +12,7 @@ from hostler.control.acts import Act
 from hostler.control.context import Context
 from hostler.control.observations import BACKEND_TIMEOUT_S
 from hostler.control.rounds import fail_replica
+from hostler.control.seen_memory import SeenMemory
 from hostler.decide.reconcile import Action, Drain, Remove, Resume, Start, Stop, TakeBack
 from hostler.spec.errors import HostlerError, LeaseLost
 from hostler.spec.replica import ObservedNode
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 class Actor:
     """Carries out acts against the backend. `nodes` gives the machines as they were seen last."""
 
-    def __init__(self, context: Context, nodes: Callable[[], Sequence[ObservedNode]]) -> None:
+    def __init__(self, context: Context, nodes: Callable[[], Sequence[ObservedNode]], *, seen: SeenMemory) -> None:
         self._context = context
+        self._seen = seen
         self._nodes = nodes
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="actions")
         self._failures: dict[str, tuple[str, int]] = {}
@@ -72,9 +74,9 @@ class Actor:
         elif isinstance(action, Start | Resume):
             if act.template is None:
                 raise AssertionError("what is started has a template")
-            nodes, template = self._nodes(), act.template
+            nodes, template, need = self._nodes(), act.template, self._seen.need_of(act.template)
             launch = await loop.run_in_executor(
-                self._threads, lambda: launches.compose(self._context, template, nodes=nodes)
+                self._threads, lambda: launches.compose(self._context, template, need=need, nodes=nodes)
             )
             await backend.start(action.id, launch)
         elif isinstance(action, Stop):

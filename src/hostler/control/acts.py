@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from hostler.decide.reconcile import Action
@@ -65,6 +65,10 @@ class Acts:
 
     def __len__(self) -> int:
         return len(self._queues)
+
+    def __iter__(self) -> Iterator[str]:
+        """The replicas that something is to be done with."""
+        return iter(self._queues)
 
     async def settled(self) -> None:
         """Wait until everything is done."""

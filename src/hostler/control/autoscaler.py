@@ -191,7 +191,8 @@ class Autoscaler:
                 known=known,
             ),
         )
-        if decision.replicas == fleet.wanted:
+        evicted = fleet.name in self._context.fleets.evicted and not load.queued
+        if decision.replicas == fleet.wanted or (evicted and decision.replicas > fleet.wanted):
             return None
         return Scaling(fleet.name, fleet.wanted, decision.replicas, decision.reason)
 

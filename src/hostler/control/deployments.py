@@ -13,16 +13,15 @@ from hostler.control import launches
 from hostler.control.bounds import first_wanted, scaled_message, scaled_spec
 from hostler.control.context import Context
 from hostler.control.loop import Reconciler
-from hostler.control.views import free_for, promised_bytes, scaling_of, summary_of, view_of, wanted_of
-from hostler.decide.place import room
+from hostler.control.preflight import Preflight
+from hostler.control.views import scaling_of, summary_of, view_of, wanted_of
 from hostler.engines import catalog as engines
 from hostler.spec.autoscale import Queue
 from hostler.spec.deployment import DeploymentSpec
-from hostler.spec.errors import Conflict, InsufficientMemory, InvalidRequest, NotFound
-from hostler.spec.fields import format_bytes
+from hostler.spec.errors import Conflict, InvalidRequest, NotFound
 from hostler.spec.limits import Limits
 from hostler.spec.names import parse_model_ref, short_digest
-from hostler.spec.replica import ObservedReplica
+from hostler.spec.replica import ObservedNode, ObservedReplica
 from hostler.spec.resources import DeploymentResource, ReplicaResource, ScaleRequest
 from hostler.spec.states import ReplicaState
 from hostler.spec.suggest import did_you_mean
@@ -45,9 +44,9 @@ class Deployments:
         Everything that can be known beforehand is checked first: the model and version, the engine, its presence,
         the memory. Raises `NotFound`, `InvalidRequest`, `EngineMissing`, `InsufficientMemory`, `Conflict`.
         """
-        template = await asyncio.to_thread(self._template, spec)
         nodes = self.reconciler.nodes or await self.context.backend.nodes()
-        await asyncio.to_thread(launches.compose, self.context, template, nodes=nodes)
+        template = await asyncio.to_thread(self._template, spec, nodes)
+        await asyncio.to_thread(launches.compose, self.context, template, need=template.memory_bytes, nodes=nodes)
         return await asyncio.to_thread(self._apply, spec, template, dry_run)
 
     async def list(self) -> list[DeploymentResource]:
@@ -88,7 +87,7 @@ class Deployments:
             name, lambda record: replace(record, deleting=True), reason="Deleting", message="Deletion was asked for."
         )
 
-    def _template(self, spec: DeploymentSpec) -> RevisionTemplate:
+    def _template(self, spec: DeploymentSpec, nodes: Sequence[ObservedNode]) -> RevisionTemplate:
         version = self.context.catalog.resolve(parse_model_ref(spec.model))
         if version.card.is_external:
             raise InvalidRequest(
@@ -99,7 +98,7 @@ class Deployments:
             )
         engine, reason = engines.choose(version, engine=spec.engine)
         launches.find_installation(self.context, engine)
-        memory = launches.memory_of(version, engine, spec)
+        memory = launches.memory_of(version, engine, spec, nodes=nodes)
         pinned = spec.model_copy(
             update={
                 "endpoint": spec.endpoint_name,
@@ -125,6 +124,7 @@ class Deployments:
                 "task": version.card.task,
                 "spec": pinned,
                 "memory_bytes": memory,
+                "weight_bytes": version.facts.weight_bytes,
             }
         )
 
@@ -134,7 +134,7 @@ class Deployments:
             before = deployments.get(connection, spec.name)
             self._check_names(connection, spec, before)
             current = deployments.revisions_of(connection, spec.name).get(before.revision) if before else None
-            new_revision = current != template
+            new_revision = current is None or not current.runs_as(template)
             if before is None:
                 record = _new_record(spec, now)
             elif new_revision:
@@ -150,7 +150,7 @@ class Deployments:
             else:
                 record = replace(before, spec=spec)
             record = replace(record, autoscaled=first_wanted(record, before, begins=new_revision))
-            self._check_memory(connection, record, template, new_revision=new_revision)
+            self._preflight().check(connection, record, template, new_revision=new_revision)
             changed = before is None or new_revision or _differs(record.spec, before.spec)
             if not dry_run and record != before:
                 deployments.save(connection, record)
@@ -167,7 +167,7 @@ class Deployments:
                 events.add(connection, [_event(record.name, reason, message)], at=now)
             replicas = deployments.replicas_of(connection, record.name)
             templates = {record.revision: template}
-            resource = self._resource(record, templates, replicas, changed=changed)
+            resource = self._resource(record, templates, replicas, changed=changed, detailed=True)
         if not dry_run:
             context.hints.touch(spec.name)
         return resource
@@ -191,37 +191,8 @@ class Deployments:
                 code="endpoint_taken",
             )
 
-    def _check_memory(
-        self, connection: Connection, record: DeploymentRecord, template: RevisionTemplate, *, new_revision: bool
-    ) -> None:
-        """Refuse what cannot fit. Replicas that run already hold their memory; a new revision needs one more."""
-        need, nodes = template.memory_bytes, self.reconciler.nodes
-        if need is None or record.spec.force or not nodes or record.wanted == 0:
-            return
-        replicas = deployments.replicas_of(connection, record.name)
-        running = sum(not one.state.ended for one in replicas)
-        lacking = 1 if new_revision else record.wanted - running
-        if lacking <= 0:
-            return
-        # Others that were decided for are known without a look at all of them.
-        undecided = self.reconciler.undecided | {record.name}
-        promised = self.reconciler.promises.but_for(undecided)
-        for one in deployments.fleet(connection, undecided):
-            templates = {one.record.name: one.templates}
-            promised += promised_bytes(one.replicas, self.reconciler.observed, templates)
-            if one.record.name != record.name:
-                planned = max(0, one.record.wanted - sum(not each.state.ended for each in one.replicas))
-                promised += planned * (one.templates[one.record.revision].memory_bytes or 0)
-        if room(free_for(template, nodes), need_bytes=need, promised=[promised]) >= lacking:
-            return
-        free = max(0, free_for(template, nodes) - promised)
-        what = f"{lacking} replicas need" if lacking > 1 else "A replica needs"
-        raise InsufficientMemory(
-            f"{what} about {format_bytes(need * lacking)} of memory and {format_bytes(free)} is free.",
-            hint="Use a smaller --context or fewer --replicas, free some memory, state the need yourself with "
-            "--memory, or start it all the same with --force.",
-            param="resources.memory",
-        )
+    def _preflight(self) -> Preflight:
+        return Preflight(self.context, self.reconciler)
 
     def _list(self) -> list[DeploymentResource]:
         with self.context.database.reading() as connection:
@@ -238,7 +209,10 @@ class Deployments:
         with self.context.database.reading() as connection:
             record = self._record(connection, name)
             return self._resource(
-                record, deployments.revisions_of(connection, name), deployments.replicas_of(connection, name)
+                record,
+                deployments.revisions_of(connection, name),
+                deployments.replicas_of(connection, name),
+                detailed=True,
             )
 
     async def _change(self, name: str, change: Change, *, reason: str, message: str) -> DeploymentResource:
@@ -250,7 +224,7 @@ class Deployments:
                     raise _being_deleted(name)
                 templates = deployments.revisions_of(connection, name)
                 if record.wanted > before.wanted:
-                    self._check_memory(connection, record, templates[record.revision], new_revision=False)
+                    self._preflight().check(connection, record, templates[record.revision], new_revision=False)
                 if record != before:
                     deployments.save(connection, record)
                     events.add(connection, [_event(name, reason, message)], at=self.context.now())
@@ -280,12 +254,16 @@ class Deployments:
         replicas: Sequence[ReplicaRecord],
         *,
         changed: bool = True,
+        detailed: bool = False,
     ) -> DeploymentResource:
-        observed, nodes = self.reconciler.observed, self.reconciler.nodes
+        observed, nodes, evictions = self.reconciler.observed, self.reconciler.nodes, self.reconciler.evictions
         template = templates[record.revision]
         views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
-        wanted = wanted_of(self.context, record, template, nodes=nodes, promised=0)
-        summary = summary_of(record, template, wanted, views, nodes=nodes, now=self.context.now())
+        need = self.reconciler.seen.need_of(template)
+        wanted = wanted_of(self.context, record, template, need=need, nodes=nodes, promised=0)
+        summary = summary_of(
+            record, template, wanted, views, need=need, nodes=nodes, evictions=evictions, now=self.context.now()
+        )
         return DeploymentResource(
             name=record.name,
             endpoint=record.spec.endpoint_name,
@@ -303,7 +281,8 @@ class Deployments:
             ready=sum(one.state is ReplicaState.READY for one in replicas),
             restarts=record.restarts,
             replicas=tuple(self._replica(one, observed.get(one.id)) for one in replicas),
-            memory_estimate_bytes=template.memory_bytes,
+            memory_estimate_bytes=need,
+            memory=self._preflight().memory(template) if detailed else None,
             scaling=scaling_of(record, self.context.fleets.judgement(record.name)),
             start_seconds=self.context.fleets.start_s(record.name),
             start_phases=self.context.fleets.phase_medians(record.name),

@@ -20,7 +20,9 @@ from pathlib import Path
 import msgspec
 
 from hostler.control.loads import Loads
+from hostler.control.traffic import Traffic
 from hostler.ports import listening_socket
+from hostler.spec.demand import EndpointLoad
 from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
 from hostler.spec.usage import UsageAck, UsageBatch, UsageRecord
@@ -44,6 +46,7 @@ class ConnectedGateway:
     """The version it has once it has read everything; 0 if that is not known."""
     applied: int = 0
     in_flight: Mapping[str, int] = field(default_factory=dict[str, int])
+    load: Mapping[str, EndpointLoad] = field(default_factory=dict[str, EndpointLoad])
     journal: JournalState = JournalState()
     counting: asyncio.Task[None] | None = None
     """Counts this connection's last batch of usage."""
@@ -91,6 +94,8 @@ class Feed:
         self._replicas: dict[str, tuple[str, ...]] = {}
         """The same by endpoint."""
         self._left: dict[str, int] = {}
+        self._used: set[str] = set()
+        """Endpoints with any work since `traffic` was asked for last."""
         self._started_at = self._last_change_at = now()
         self._server: asyncio.Server | None = None
         self.newest_held = 0
@@ -148,6 +153,19 @@ class Feed:
     def in_flight(self, replica_id: str) -> int:
         """Requests the connected gateways have on this replica. May be called from any thread."""
         return sum(gateway.in_flight.get(replica_id, 0) for gateway in list(self._gateways.values()))
+
+    def traffic(self) -> Traffic:
+        """What the connected gateways said last. For one caller: what was used is told once."""
+        gateways = self._gateways.values()
+        used, self._used = frozenset(self._used), set()
+        now = self._now()
+        left_alone = not gateways and now - self._last_change_at < RECONNECT_S
+        return Traffic(
+            in_flight=tuple(gateway.in_flight for gateway in gateways),
+            loads=tuple(gateway.load for gateway in gateways),
+            used=used,
+            settled=now - self._started_at >= RECONNECT_S and not left_alone,
+        )
 
     def drained(self, replica_id: str) -> bool:
         """Whether every gateway has stopped routing to the replica and none has a request on it.
@@ -309,6 +327,8 @@ class Feed:
         leaving = list(self._left) if report.applied != gateway.applied else []
         gateway.applied = report.applied
         gateway.in_flight = report.in_flight
+        gateway.load = report.load
+        self._used.update(report.load)
         if ended or leaving:
             self._on_report([*ended, *leaving])
 

@@ -69,6 +69,8 @@ class Fleets:
         self._known: dict[str, _Known] = {}
         self._new_starts: deque[tuple[str, Start]] = deque(maxlen=10_000)
         self._left: set[str] = set()
+        self.evicted: frozenset[str] = frozenset()
+        """Those that sleep because others took their place: only a request that waits wakes them."""
         self.phases = Phases()
         self.decisions: Counter[tuple[str, str]] = Counter()
         """Changes of how many are wanted, by deployment and the word of their event."""

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from hostler.control.context import Context
-from hostler.decide.estimate import estimate
+from hostler.decide.estimate import MemoryEstimate, estimate
 from hostler.engines import catalog as engines
 from hostler.engines import installed
 from hostler.engines.engine import Accelerator, Engine, Installation, LaunchRequest
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import EngineMissing, InvalidRequest
-from hostler.spec.fields import Value
+from hostler.spec.fields import Value, format_bytes
 from hostler.spec.launch import LaunchSpec
+from hostler.spec.memory import WorkingSet
 from hostler.spec.names import ModelRef
 from hostler.spec.replica import ObservedNode
 from hostler.spec.version import ModelVersion
@@ -34,12 +35,33 @@ def find_installation(context: Context, engine: Engine) -> Installation:
     return found
 
 
-def memory_of(version: ModelVersion, engine: Engine, spec: DeploymentSpec) -> int:
+def working_set(version: ModelVersion, engine: Engine, spec: DeploymentSpec, context_length: int | None) -> WorkingSet:
+    """What one replica keeps beside the weights with so much context."""
+    return engine.working_set(version, context_length=context_length, args=(*version.card.args, *spec.args))
+
+
+def estimate_of(
+    version: ModelVersion, engine: Engine, spec: DeploymentSpec, *, nodes: Sequence[ObservedNode]
+) -> MemoryEstimate:
+    """What one replica needs, by part. An engine that is told its share of a GPU takes that."""
+    kept = working_set(version, engine, spec, spec.context_length or version.card.context_length)
+    found = estimate(version.facts, engine=engine.name, kept=kept)
+    if kept.share is None or not nodes or not nodes[0].gpus:
+        return found
+    device = accelerator_of(nodes, spec.resources.gpus)
+    taken = int(kept.share * device.memory_total)
+    formula = f"{kept.share:g} of the {format_bytes(device.memory_total)} of the GPU, as its arguments say"
+    cache = max(0, taken - found.weights - found.overhead)
+    return MemoryEstimate(found.weights, cache, taken - found.weights - cache, formula)
+
+
+def memory_of(
+    version: ModelVersion, engine: Engine, spec: DeploymentSpec, *, nodes: Sequence[ObservedNode] = ()
+) -> int:
     """Bytes one replica needs; what the deployment states itself replaces the estimate."""
     if spec.resources.memory is not None:
         return spec.resources.memory
-    tokens = engine.tokens(version, context_length=spec.context_length or version.card.context_length)
-    return estimate(version.facts, engine=engine.name, tokens=tokens).total
+    return estimate_of(version, engine, spec, nodes=nodes).total
 
 
 def accelerator_of(nodes: Sequence[ObservedNode], gpus: int) -> Accelerator:
@@ -53,8 +75,12 @@ def accelerator_of(nodes: Sequence[ObservedNode], gpus: int) -> Accelerator:
     return Accelerator("cpu", node.memory_total, node.memory_free)
 
 
-def compose(context: Context, template: RevisionTemplate, *, nodes: Sequence[ObservedNode]) -> LaunchSpec:
+def compose(
+    context: Context, template: RevisionTemplate, *, need: int | None, nodes: Sequence[ObservedNode]
+) -> LaunchSpec:
     """The launch spec of one new replica of a revision, with a token of its own. Blocks on files.
+
+    `need` is the memory that the replica is reckoned to need, in bytes.
 
     Raises `NotFound` if the version or a secret is gone, `EngineMissing`, `InvalidRequest`.
     """
@@ -78,6 +104,7 @@ def compose(context: Context, template: RevisionTemplate, *, nodes: Sequence[Obs
         cpu=spec.resources.cpu,
         gpus=spec.resources.gpus,
         memory_bytes=spec.resources.memory,
+        estimate_bytes=need,
         start_timeout_s=spec.start_timeout_seconds,
         drain_timeout_s=max(1.0, context.settings.stop_grace_seconds),
     )

@@ -22,18 +22,23 @@ from hostler.control.acting import Actor, is_done_by_recording, is_start
 from hostler.control.acts import Act, Acts
 from hostler.control.agenda import Alarms, Sweep
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions
 from hostler.control.hints import Hints, deployment_of
 from hostler.control.observations import BACKEND_TIMEOUT_S, Observations
 from hostler.control.promises import Promises
 from hostler.control.publisher import Publisher
-from hostler.control.rounds import Outcome, Sight, coming_up_of, play
+from hostler.control.room import Pool, note_memory, promised_bytes
+from hostler.control.rounds import Outcome, Sight, play
 from hostler.control.routes import Routes
+from hostler.control.seen_memory import SeenMemory
+from hostler.control.traffic import Traffic
 from hostler.decide.reconcile import Remove, Stop
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
 from hostler.spec.snapshot import EndpointRoute
 from hostler.spec.states import ReplicaState
 from hostler.store import deployments
+from hostler.store.records import ReplicaRecord, RevisionTemplate
 
 SWEEP_S = 5.0
 """Seconds in which the backend is asked about every replica, and external models' secrets are read again."""
@@ -61,20 +66,29 @@ BATCH = 64
 
 logger = logging.getLogger(__name__)
 
+Runs = Sequence[tuple[ReplicaRecord, RevisionTemplate]]
+"""Replicas, each with what it runs."""
+
 Given = TypeVarTuple("Given")
 Result = TypeVar("Result")
 
 
 class Reconciler:
-    """Runs rounds until it is cancelled. `observed` and `nodes` are the newest answers of the backend."""
+    """Runs rounds until it is cancelled. `observed` and `nodes` are the newest answers of the backend.
+
+    `seen` is what replicas were seen to use, `evictions` who makes room for whom.
+    """
 
     def __init__(self, context: Context, publisher: Publisher) -> None:
         self._context = context
         self._publisher = publisher
+        self.seen = SeenMemory()
+        self.evictions = Evictions(self.seen)
+        self._traffic = Traffic(settled=False)
         self._routes = Routes(context)
         self._observations = Observations(context.backend)
-        self.promises = Promises(self._observations)
-        self._actor = Actor(context, lambda: self.nodes)
+        self.promises = Promises()
+        self._actor = Actor(context, lambda: self.nodes, seen=self.seen)
         self._acts = Acts(self._carry_out)
         # Its own, so that uploads and calls that hang keep no decision waiting.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reconciler")
@@ -89,7 +103,7 @@ class Reconciler:
         self._record_sweep = Sweep(RECORDS_SWEEP_S)
         self._waiting: set[str] = set()
         """Deployments that have no room."""
-        self._externals_at = self._strangers_at = self._nodes_at = 0.0
+        self._externals_at = self._strangers_at = self._nodes_at = self._memory_at = 0.0
         self._unpublished: dict[str, EndpointRoute | None] = {}
         self._unacted: list[Act] = []
         """What may be done once that is published."""
@@ -139,6 +153,7 @@ class Reconciler:
         """One round over what is due, of which it takes at most `BATCH` deployments."""
         self._take_hints(self._context.hints.take())
         now = self._context.now()
+        self._hear(now)
         await self._look(now)
         self._due.update(dict.fromkeys(self._plays.take(now)))
         if self._record_sweep.may_begin(now):
@@ -148,6 +163,8 @@ class Reconciler:
             await self._read_externals()
         await self._decide_due()
         await self._publish()
+        if self._memory_at <= now or self._memory_at > now + SWEEP_S:
+            await self._keep_seen()
         if self._strangers_at <= now or self._strangers_at > now + STRANGERS_S:
             await self._end_strangers()
 
@@ -165,20 +182,27 @@ class Reconciler:
 
     async def _look_at_everything(self) -> None:
         """Look at all there is and decide for it, in batches. Gateways are told once everything is known."""
+        self._hear(self._context.now())
         await self._observations.look_at_all()
         await self._read_nodes(at_most_s=0.0)
-        names, coming_up = await self._in_thread(self._remembered)
-        for name, some in coming_up.items():
-            self.promises.put(name, some)
+        names, runs = await self._in_thread(self._remembered)
+        for name, some in runs.items():
+            self._reckon(name, some)
         names += self._known.keys() - set(names)
         for begin in range(0, len(names), BATCH):
             await self._decide(names[begin : begin + BATCH], at_rest=True)
         await self._read_externals()
         await self._publish()
+        await self._keep_seen()
         await self._end_strangers()
         now = self._context.now()
         self._replica_sweep.begin(self._known, now)
         self._record_sweep.begin(self._known, now)
+
+    def _hear(self, now: float) -> None:
+        """Take what the gateways said last."""
+        self._traffic = self._context.feed.traffic()
+        self.evictions.uses.note(self._traffic, now=now)
 
     def _take_hints(self, names: Collection[str]) -> None:
         """Look at these first. The empty name is that of what is no deployment's."""
@@ -198,6 +222,10 @@ class Reconciler:
         except BaseException:
             self._unseen = unseen | dict.fromkeys(watched) | self._unseen
             raise
+        for name in asked:
+            known = self._known.get(name)
+            if known is not None:
+                self._reckon(name, known.runs, planned=known.planned)
         drained = (name for name in watched if self._is_drained(name))
         self._due = dict.fromkeys((*unseen, *changed, *drained)) | self._due
         for name in watched:
@@ -215,15 +243,22 @@ class Reconciler:
         """Look again soon at what comes up or goes down."""
         known = self._known.get(name)
         if known is None:
-            self.promises.put(name, ())
+            self.promises.forget(name)
             self._looks.put(name, None)
             return
-        self.promises.put(name, known.coming_up, planned=known.planned_bytes)
+        self._reckon(name, known.runs, planned=known.planned)
         if known.moving_since is None:
             self._looks.put(name, None)
         else:
             lasted_s = max(0.0, now - known.moving_since)
             self._looks.put(name, now + min(SWEEP_S, max(BUSY_LOOK_S, BUSY_SHARE * lasted_s)))
+
+    def _reckon(self, name: str, runs: Runs, *, planned: Mapping[Pool, int] | None = None) -> None:
+        """Take in the memory that these replicas of a deployment use, and what they will take beside."""
+        observed, seen, nodes = self.observed, self.seen, self.nodes
+        note_memory(runs, observed, seen=seen, nodes=nodes, count=False)
+        if self.promises.put(name, promised_bytes(runs, observed, seen=seen, nodes=nodes), planned=planned or {}):
+            self._nodes_at = 0.0
 
     async def _decide(self, names: Sequence[str], *, at_rest: bool) -> None:
         """Decide for these deployments and begin what they are to start. One that cannot be decided for is left out."""
@@ -236,8 +271,11 @@ class Reconciler:
             observed=self._observations,
             nodes=self.nodes,
             drained=frozenset(filter(feed.drained, observed)),
-            acting=frozenset(one for name in names for one in self._ids_of(name) if one in self._acts),
-            promised=self.promises.coming_up,
+            acting=frozenset(self._acts),
+            promised=self.promises.spoken_for,
+            seen=self.seen,
+            evictions=self.evictions,
+            traffic=self._traffic,
             now=now,
         )
         try:
@@ -265,7 +303,8 @@ class Reconciler:
         (self._waiting.add if outcome.waits else self._waiting.discard)(name)
         self._plays.put(name, outcome.look_again_at)
         if outcome.waits:
-            self._plays.bring_forward(name, now + SWEEP_S)
+            # All at the same moments: one look at everything serves all who wait.
+            self._plays.bring_forward(name, now + SWEEP_S - now % SWEEP_S)
         self._unpublished |= self._routes.change({name: outcome.route})
         for action in outcome.actions:
             if is_start(action):
@@ -296,6 +335,17 @@ class Reconciler:
             async with asyncio.timeout(BACKEND_TIMEOUT_S):
                 self.nodes = await self._context.backend.nodes()
             self._nodes_at = now
+
+    async def _keep_seen(self) -> None:
+        """Write down what was seen and is worth it."""
+        if self.seen.unwritten or self.evictions.uses.unwritten:
+            await self._in_thread(self._write_seen)
+        self._memory_at = self._context.now() + SWEEP_S
+
+    def _write_seen(self) -> None:
+        with self._context.database.transaction() as connection:
+            self.seen.flush(connection, now=self._context.now())
+            self.evictions.uses.flush(connection)
 
     async def _read_externals(self) -> None:
         self._unpublished |= await self._in_thread(self._routes.read_externals)
@@ -333,10 +383,15 @@ class Reconciler:
         with self._context.database.reading() as connection:
             return deployments.names(connection)
 
-    def _remembered(self) -> tuple[list[str], Mapping[str, Sequence[tuple[str, int]]]]:
-        """The names of all deployments, and what comes up of them."""
+    def _remembered(self) -> tuple[list[str], Mapping[str, Runs]]:
+        """The names of all deployments, and what lives of them; what was seen before too."""
+        runs: dict[str, list[tuple[ReplicaRecord, RevisionTemplate]]] = {}
         with self._context.database.reading() as connection:
-            return list(deployments.names(connection)), coming_up_of(connection)
+            self.seen.load(connection)
+            self.evictions.uses.load(connection)
+            for replica, template in deployments.live_replicas(connection):
+                runs.setdefault(replica.deployment, []).append((replica, template))
+            return list(deployments.names(connection)), runs
 
     def _remembered_of(self, replica_ids: Iterable[str]) -> set[str]:
         with self._context.database.reading() as connection:

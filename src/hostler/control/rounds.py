@@ -8,12 +8,18 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import Connection
 
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions, Relief, put_to_sleep, with_drains
 from hostler.control.hints import ordinal_of
 from hostler.control.observations import Observations
+from hostler.control.room import Pool, free_in, lacking, note_memory, planned_bytes, pool_of
 from hostler.control.routes import route_of
+from hostler.control.seen_memory import SeenMemory
+from hostler.control.shortage import is_short
+from hostler.control.traffic import Traffic
 from hostler.control.views import view_of, wanted_of
 from hostler.decide.observe import Seen, observe
 from hostler.decide.reconcile import (
+    EVICTED,
     STABLE_AFTER_S,
     UNWANTED,
     Action,
@@ -40,14 +46,17 @@ class Sight:
     """What is decided by, beside what is remembered of a deployment itself.
 
     `drained` has the replicas that no gateway needs any more, `acting` those that something is being done with.
-    `promised` is the memory that replicas which are coming up will take and do not hold yet, in bytes.
+    `promised` is the memory that live replicas will take, or may, and do not hold yet, in bytes.
     """
 
     observed: Observations
     nodes: Sequence[ObservedNode]
     drained: Collection[str]
     acting: Collection[str]
-    promised: int
+    promised: Mapping[Pool, int]
+    seen: SeenMemory
+    evictions: Evictions
+    traffic: Traffic
     now: float
 
 
@@ -55,18 +64,17 @@ class Sight:
 class Outcome:
     """What was decided for one deployment, and what of it is to be watched until the next time.
 
-    `route` is its endpoint, None if it has none. `coming_up` are replicas with the memory each will take. `waits` says
-    that more replicas are wanted than there is room for.
+    `route` is its endpoint, None if it has none. `waits` says that more replicas are wanted than there is room for.
     """
 
     name: str
     actions: tuple[Action, ...] = ()
     templates: Mapping[str, RevisionTemplate] = field(default_factory=dict[str, RevisionTemplate])
     """What the replicas of `actions` run, of those that are to be started."""
-    replica_ids: tuple[str, ...] = ()
-    coming_up: tuple[tuple[str, int], ...] = ()
-    planned_bytes: int = 0
-    """Memory of the replicas that are wanted beside and not planned yet."""
+    runs: tuple[tuple[ReplicaRecord, RevisionTemplate], ...] = ()
+    """Its replicas, each with what it runs."""
+    planned: Mapping[Pool, int] = field(default_factory=dict[Pool, int])
+    """Memory of the replicas that are wanted beside and not planned yet, in bytes."""
     draining: tuple[str, ...] = ()
     """Those that are not stopped yet."""
     moving_since: float | None = None
@@ -76,6 +84,10 @@ class Outcome:
     route: EndpointRoute | None = None
     gone: bool = False
     """There is no such deployment, or not any more."""
+
+    @property
+    def replica_ids(self) -> Sequence[str]:
+        return [replica.id for replica, _ in self.runs]
 
 
 @dataclass(slots=True)
@@ -91,40 +103,86 @@ class Writes:
         return bool(self.record or self.replicas or self.told or self.removed)
 
 
+@dataclass(slots=True)
+class Case:
+    """A deployment that is being decided for: as it is remembered, and `after` with what was seen since."""
+
+    before: Remembered
+    after: Remembered
+    writes: Writes
+
+
 def play(context: Context, names: Collection[str], sight: Sight, at_rest: bool) -> list[Outcome]:
     """Decide for these deployments and write it down, without any network. Blocks on the database.
 
-    Of deployments `at_rest` little is likely to be written: what is decided without that holds nobody up, and only
-    the others are decided in a transaction that writes.
+    Decides for others too that make room for these. Of deployments `at_rest` little is likely to be written: what is
+    decided without that holds nobody up, and only the others are decided in a transaction that writes.
     """
     settled: list[Outcome] = []
     if at_rest:
         with context.database.reading() as connection:
-            decided = _decide(context, connection, names, sight)
-        settled = [outcome for outcome, writes in decided if not writes]
-        names = [outcome.name for outcome, writes in decided if writes]
+            cases = _cases(connection, names, sight)
+            if not _is_short(cases, sight):
+                decided = _decide(context, names, cases, sight, _plenty(sight))
+                settled = [outcome for outcome, writes in decided if not writes]
+                names = [outcome.name for outcome, writes in decided if writes]
     if not names:
         return settled
     with context.database.transaction() as connection:
-        decided = _decide(context, connection, names, sight)
+        cases = _cases(connection, names, sight)
+        relief = _relief(connection, cases, sight) if _is_short(cases, sight) else _plenty(sight)
+        also = [name for name in cases if name not in names]
+        decided = _decide(context, [*names, *also], cases, sight, relief)
         _write(connection, [writes for _, writes in decided], now=sight.now)
+        events.add(connection, relief.told, at=sight.now)
+    runs = (run for case in cases.values() for run in case.before.runs)
+    note_memory(runs, sight.observed.replicas, seen=sight.seen, nodes=sight.nodes, count=True)
+    context.fleets.evicted = sight.evictions.names
     return settled + [outcome for outcome, _ in decided]
 
 
+def _cases(connection: Connection, names: Collection[str], sight: Sight) -> dict[str, Case]:
+    return {one.record.name: _case(one, sight) for one in deployments.fleet(connection, names)}
+
+
+def _case(before: Remembered, sight: Sight) -> Case:
+    writes = Writes()
+    record, merged = _merge(before, sight, writes.told)
+    sight.evictions.wake(record, merged, sight.traffic)
+    return Case(before, replace(before, record=record, replicas=merged), writes)
+
+
+def _is_short(cases: Mapping[str, Case], sight: Sight) -> bool:
+    asking = (case.after for case in cases.values())
+    return is_short(asking, sight.nodes, sight.promised, sight.traffic, evictions=sight.evictions, seen=sight.seen)
+
+
+def _plenty(sight: Sight) -> Relief:
+    """Everybody may take what is free."""
+    return Relief(nodes=sight.nodes, left={pool: free_in(pool, sight.nodes) - sight.promised[pool] for pool in Pool})
+
+
+def _relief(connection: Connection, cases: dict[str, Case], sight: Sight) -> Relief:
+    """Look at all deployments, and take up the cases of those that give up replicas, or whose turn has come."""
+    every = {one.record.name: one for one in deployments.fleet(connection, deployments.names(connection))}
+    occupants = [cases[name].after if name in cases else one for name, one in every.items()]
+    relief = sight.evictions.look(occupants, sight.observed.replicas, sight.nodes, sight.traffic, now=sight.now)
+    for name in (*relief.drains, *relief.fitting):
+        if name not in cases:
+            cases[name] = _case(every[name], sight)
+    return relief
+
+
 def _decide(
-    context: Context, connection: Connection, names: Collection[str], sight: Sight
+    context: Context, names: Iterable[str], cases: Mapping[str, Case], sight: Sight, relief: Relief
 ) -> list[tuple[Outcome, Writes]]:
-    promised = sight.promised
     decided: list[tuple[Outcome, Writes]] = []
-    found = {one.record.name: one for one in deployments.fleet(connection, names)}
     for name in names:
-        if (remembered := found.get(name)) is None:
+        if (case := cases.get(name)) is None:
+            sight.evictions.forget(name)
             decided.append((Outcome(name=name, gone=True), Writes()))
-            continue
-        outcome, writes = decide_one(context, remembered, sight, promised=promised)
-        memory = remembered.templates[remembered.record.revision].memory_bytes or 0
-        promised += sum(isinstance(action, Start) for action in outcome.actions) * memory
-        decided.append((outcome, writes))
+        else:
+            decided.append((decide_one(context, case, sight, relief), case.writes))
     return decided
 
 
@@ -142,59 +200,68 @@ def _write(connection: Connection, decided: Iterable[Writes], *, now: float) -> 
     events.add(connection, told, at=now)
 
 
-def coming_up_of(connection: Connection) -> Mapping[str, Sequence[tuple[str, int]]]:
-    """Every replica that is coming up with the memory it will take, by deployment."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for replica, template in deployments.coming_up(connection):
-        found.setdefault(replica.deployment, []).append((replica.id, template.memory_bytes or 0))
-    return found
-
-
-def decide_one(context: Context, before: Remembered, sight: Sight, *, promised: int) -> tuple[Outcome, Writes]:
-    """What to do for one deployment, and what to write before it is done."""
-    now, observed = sight.now, sight.observed.replicas
-    writes = Writes()
-    record, merged = _merge(before, sight, writes.told)
+def decide_one(context: Context, case: Case, sight: Sight, relief: Relief) -> Outcome:
+    """What to do for one deployment; what to write before it is done goes to the case."""
+    now, observed, evictions = sight.now, sight.observed.replicas, sight.evictions
+    before, writes, record, merged = case.before, case.writes, case.after.record, case.after.replicas
+    if evictions.asleep(record.name):
+        record = put_to_sleep(record)
     template = before.templates[record.revision]
-    wanted = wanted_of(context, record, template, nodes=sight.nodes, promised=promised)
+    need, pool = sight.seen.need_of(template), pool_of(template, sight.nodes)
+    promised = relief.promised(record.name, pool, need=need or 0)
+    wanted = wanted_of(context, record, template, need=need, nodes=sight.nodes, promised=promised)
     views = [
         view_of(one, observed.get(one.id), drained=one.id in sight.drained, in_flight=context.feed.in_flight(one.id))
         for one in merged
     ]
     plan = reconcile(wanted, views, now)
-    record, after = _write_down(record, merged, plan.actions, now, writes.told)
+    actions = with_drains(plan.actions, relief.drains.get(record.name, ()), merged)
+    record, after = _write_down(record, merged, actions, now, writes.told)
+    relief.take(record.name, pool, need=need or 0, count=sum(isinstance(action, Start) for action in actions))
     known = {replica.id: replica for replica in before.replicas}
     writes.replicas = [one for one in after if known.get(one.id) != one]
     if record.deleting and not after:
         writes.removed, writes.replicas = record.name, []
         context.fleets.forget(record.name)
+        evictions.forget(record.name)
         writes.told.append(_event(record.name, "Deleted", "The deployment is gone."))
-        return Outcome(name=record.name, gone=True), writes
+        return Outcome(name=record.name, gone=True)
     if record != before.record:
         writes.record = record
     context.fleets.saw(record, after, observed)
-    live = sum(not one.state.ended and one.draining_since is None for one in after if one.revision == record.revision)
+    waits = wanted.room is not None and lacking(record, after) > 0
+    if not waits:
+        evictions.has_room(record.name)
     moving = [one.since for one in after if _in_motion(one)]
-    of = {one.id: before.templates[one.revision] for one in after}
+    runs = tuple((one, before.templates[one.revision]) for one in after)
+    of = {one.id: template for one, template in runs}
+    times = (plan.look_again_at, _stable_at(record, after), evictions.look_again_at(record.name, now=now))
     return Outcome(
         name=record.name,
-        actions=plan.actions,
-        templates={action.id: of[action.id] for action in plan.actions if action.id in of},
-        replica_ids=tuple(of),
-        coming_up=tuple((one.id, of[one.id].memory_bytes or 0) for one in after if one.state.coming_up),
-        planned_bytes=max(0, wanted.replicas - live) * (template.memory_bytes or 0),
+        actions=actions,
+        templates={action.id: of[action.id] for action in actions if action.id in of},
+        runs=runs,
+        planned=dict([planned_bytes(record, template, after, seen=sight.seen, nodes=sight.nodes)]),
         draining=tuple(
             one.id
             for one in after
             if one.draining_since is not None and one.stop_sent_at is None and not one.state.ended
         ),
         moving_since=max(moving, default=None),
-        waits=wanted.room is not None and live < wanted.replicas,
-        look_again_at=min(
-            (at for at in (plan.look_again_at, _stable_at(record, after)) if at is not None), default=None
+        waits=waits,
+        look_again_at=min((at for at in times if at is not None), default=None),
+        route=route_of(
+            context,
+            record,
+            template,
+            after,
+            observed=observed,
+            nodes=sight.nodes,
+            need=need,
+            evictions=evictions,
+            now=now,
         ),
-        route=route_of(context, record, template, after, observed=observed, nodes=sight.nodes, now=now),
-    ), writes
+    )
 
 
 def _merge(before: Remembered, sight: Sight, told: list[NewEvent]) -> tuple[DeploymentRecord, list[ReplicaRecord]]:
@@ -246,7 +313,7 @@ def _write_down(
                 draining_since=now,
                 state=ReplicaState.DRAINING if serving else replica.state,
                 since=now if serving else replica.since,
-                deadline=now + drain_s(record.spec.drain_seconds, unwanted=action.reason == UNWANTED),
+                deadline=now + drain_s(record.spec.drain_seconds, unwanted=action.reason in (UNWANTED, EVICTED)),
                 reason=action.reason,
             )
             told.append(_event(record.name, "ReplicaDraining", f"{action.id}: {action.reason}."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions
 from hostler.control.snapshots import RoutedDeployment, endpoint_of, external_endpoint, secret_of
 from hostler.control.views import summary_of, view_of, wakes, wanted_of
 from hostler.engines import catalog as engines
@@ -120,14 +121,16 @@ def route_of(
     *,
     observed: Mapping[str, ObservedReplica],
     nodes: Sequence[ObservedNode],
+    need: int | None,
+    evictions: Evictions,
     now: float,
 ) -> EndpointRoute | None:
-    """The endpoint of a deployment; None if it is being deleted."""
+    """The endpoint of a deployment, of which a replica needs `need` bytes; None if it is being deleted."""
     if record.deleting:
         return None
     views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
-    wanted = wanted_of(context, record, template, nodes=nodes, promised=0)
-    summary = summary_of(record, template, wanted, views, nodes=nodes, now=now)
+    wanted = wanted_of(context, record, template, need=need, nodes=nodes, promised=0)
+    summary = summary_of(record, template, wanted, views, need=need, nodes=nodes, evictions=evictions, now=now)
     engine = engines.get(template.engine)
     routed = RoutedDeployment(
         record=record,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from hostler.control.context import Context
+from hostler.control.eviction import Evictions
 from hostler.control.fleets import Judgement
-from hostler.decide.place import free_bytes, room
-from hostler.decide.reconcile import UNWANTED, ReplicaView, Wanted
+from hostler.control.room import free_for
+from hostler.decide.place import room
+from hostler.decide.reconcile import EVICTED, UNWANTED, ReplicaView, Wanted
 from hostler.decide.summary import Summary, summarise
 from hostler.spec.fields import format_bytes
 from hostler.spec.replica import ObservedNode, ObservedReplica
 from hostler.spec.resources import ScalingResource
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
-
-GPU_ENGINES = frozenset({"vllm"})
-"""Engines that use a GPU wherever there is one."""
 
 
 def view_of(
@@ -36,6 +36,7 @@ def view_of(
         drained=drained,
         in_flight=in_flight,
         unwanted=replica.reason == UNWANTED,
+        evicted=replica.reason == EVICTED,
         stop_sent_at=replica.stop_sent_at,
     )
 
@@ -51,12 +52,12 @@ def wanted_of(
     record: DeploymentRecord,
     template: RevisionTemplate,
     *,
+    need: int | None,
     nodes: Sequence[ObservedNode],
     promised: int,
 ) -> Wanted:
-    """What a deployment should be, with the room that is left for it."""
-    need = template.memory_bytes
-    limited = need is not None and not record.spec.force and bool(nodes)
+    """What a deployment should be, with the room that is left for it: of `need` bytes each, beyond the promised."""
+    limited = bool(need) and not record.spec.force and bool(nodes)
     return Wanted(
         name=record.name,
         replicas=record.wanted,
@@ -76,45 +77,24 @@ def wanted_of(
     )
 
 
-def free_for(template: RevisionTemplate, nodes: Sequence[ObservedNode]) -> int:
-    """The free memory that counts for a revision: that of the GPUs if it runs on them."""
-    has_gpus = any(node.gpus for node in nodes)
-    on_gpu = has_gpus and (template.spec.resources.gpus > 0 or template.engine in GPU_ENGINES)
-    return free_bytes(nodes, on_gpu=on_gpu)
-
-
-def promised_bytes(
-    replicas: Iterable[ReplicaRecord],
-    observed: Mapping[str, ObservedReplica],
-    templates: Mapping[str, Mapping[int, RevisionTemplate]],
-) -> int:
-    """Memory that replicas which are coming up will take and do not hold yet."""
-    total = 0
-    for replica in replicas:
-        template = templates.get(replica.deployment, {}).get(replica.revision)
-        if template is None or template.memory_bytes is None or not replica.state.coming_up:
-            continue
-        seen = observed.get(replica.id)
-        held = seen.memory_bytes if seen is not None and seen.memory_bytes is not None else 0
-        total += max(0, template.memory_bytes - held)
-    return total
-
-
 def summary_of(
     record: DeploymentRecord,
     template: RevisionTemplate,
     wanted: Wanted,
     replicas: Sequence[ReplicaView],
     *,
+    need: int | None,
     nodes: Sequence[ObservedNode],
+    evictions: Evictions,
     now: float,
 ) -> Summary:
     """A deployment in words."""
+    told = evictions.told(record.name)
+    if told:
+        wanted = replace(wanted, room=0)
     free = free_for(template, nodes)
-    no_room = (
-        f"A replica needs about {format_bytes(template.memory_bytes or 0)} of memory and {format_bytes(free)} is free."
-    )
-    return summarise(
+    no_room = told or f"A replica needs about {format_bytes(need or 0)} of memory and {format_bytes(free)} is free."
+    summary = summarise(
         wanted,
         replicas,
         stopped=record.stopped,
@@ -123,6 +103,10 @@ def summary_of(
         no_room=no_room,
         now=now,
     )
+    evicted_for = evictions.evicted_for(record.name)
+    if evicted_for and summary.reason == "ScaledToZero":
+        return replace(summary, reason=EVICTED, message=evicted_for)
+    return summary
 
 
 def wakes(record: DeploymentRecord, summary: Summary) -> bool:

@@ -23,13 +23,16 @@ def observe(before: Seen, observed: ObservedReplica | None, *, draining: bool, s
     """What is known of a replica after the backend was asked; `observed` is None if the backend does not know it.
 
     A replica that was only decided (Pending) and is not there yet stays Pending. One that was there and is gone has
-    failed, unless it was being stopped. Draining is the platform's own doing: a runner still says Ready then.
+    failed. Either has stopped if it was being stopped. Draining is the platform's own doing: a runner still says
+    Ready then.
     """
     if observed is None:
-        if before.state.ended or before.state is ReplicaState.PENDING:
+        if before.state.ended:
             return before
         if stopping:
             return Seen(state=ReplicaState.STOPPED, reason="Stopped", message="", since=now, deadline=None)
+        if before.state is ReplicaState.PENDING:
+            return before
         return Seen(
             state=ReplicaState.FAILED,
             reason="Lost",

@@ -32,8 +32,11 @@ PERMANENT_REASONS = frozenset({"ProgramMissing", "RequirementsMissing", "Unknown
 UNWANTED = "ScaledDown"
 """Why a replica drains of which there is one too many: nobody waits for its end."""
 
+EVICTED = "Evicted"
+"""Why a replica drains that makes room for another deployment."""
+
 UNWANTED_DRAIN_S = 3600.0
-"""How long such a replica may finish what it has."""
+"""How long such a replica, or an evicted one, may finish what it has."""
 
 OVERDUE_S = 15.0
 """How long past a runner's own deadline the platform waits before it ends the replica itself."""
@@ -48,7 +51,7 @@ class ReplicaView:
 
     `lost_runner`: its runner is dead and there is something for one to do. `unseen`: the backend does not know it.
     `drained`: every gateway has stopped routing to it and none has a request in flight on it. `unwanted`: it drains
-    only because fewer are wanted.
+    only because fewer are wanted. `evicted`: it drains because its place is promised to another deployment.
     """
 
     id: str
@@ -62,6 +65,7 @@ class ReplicaView:
     drained: bool = False
     in_flight: int = 0
     unwanted: bool = False
+    evicted: bool = False
     stop_sent_at: float | None = None
 
 
@@ -233,7 +237,8 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
     if replica.draining_since is not None:
         if replica.unwanted and wanted.ending:
             return [Drain(replica.id, "NotWanted")]
-        over_at = replica.draining_since + drain_s(wanted.drain_s, unwanted=replica.unwanted)
+        patient = replica.unwanted or replica.evicted
+        over_at = replica.draining_since + drain_s(wanted.drain_s, unwanted=patient)
         if replica.drained or now >= over_at or replica.state.coming_up:
             return [Stop(replica.id, wanted.stop_grace_s, "Drained" if replica.drained else "DrainDeadline")]
         times.append(over_at)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hostler.engines.cards import files_of, probe_of, warmup_of
 from hostler.engines.engine import LaunchRequest
 from hostler.engines.model_server import TOKEN_VARIABLE
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.launch import LaunchSpec
+from hostler.spec.memory import NOTHING_KEPT, WorkingSet
 from hostler.spec.version import ModelVersion
 
 
@@ -19,8 +22,14 @@ class Command:
     def accepts(self, version: ModelVersion) -> str | None:
         return "the card gives a command" if version.card.command else None
 
-    def tokens(self, version: ModelVersion, *, context_length: int | None) -> int:  # noqa: ARG002 - not known
-        return 0
+    def working_set(
+        self,
+        version: ModelVersion,  # noqa: ARG002 - not known
+        *,
+        context_length: int | None,  # noqa: ARG002
+        args: Sequence[str] = (),  # noqa: ARG002
+    ) -> WorkingSet:
+        return NOTHING_KEPT
 
     def launch(self, version: ModelVersion, request: LaunchRequest) -> LaunchSpec:
         command = version.card.command

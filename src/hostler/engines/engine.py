@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from hostler.spec.launch import LaunchSpec
+from hostler.spec.memory import WorkingSet
 from hostler.spec.version import ModelVersion
 
 
@@ -39,7 +40,10 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
-    """What a deployment asks for, already merged with the card: `env` has secrets resolved."""
+    """What a deployment asks for, already merged with the card: `env` has secrets resolved.
+
+    `memory_bytes` is what the deployment states itself, `estimate_bytes` what one replica is reckoned to need.
+    """
 
     served_name: str
     installation: Installation | None
@@ -50,6 +54,7 @@ class LaunchRequest:
     cpu: float | None = None
     gpus: int = 0
     memory_bytes: int | None = None
+    estimate_bytes: int | None = None
     start_timeout_s: float = 900.0
     drain_timeout_s: float = 30.0
 
@@ -65,9 +70,11 @@ class Engine(Protocol):
         """Why this engine can run `version`, in one sentence for people; None if it cannot."""
         ...
 
-    def tokens(self, version: ModelVersion, *, context_length: int | None) -> int:
-        """Tokens whose keys and values the engine keeps at once, over all requests; 0 if it keeps none or it is
-        not known. For the memory estimate. Raises `InvalidRequest` for more context than the model has."""
+    def working_set(self, version: ModelVersion, *, context_length: int | None, args: Sequence[str] = ()) -> WorkingSet:
+        """What the engine keeps beside the weights; no tokens if it keeps none or it is not known.
+
+        For the memory estimate. `args` are the card's and the deployment's, which replace what Hostler would set.
+        Raises `InvalidRequest` for more context than the model has."""
         ...
 
     def launch(self, version: ModelVersion, request: LaunchRequest) -> LaunchSpec:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hostler.engines.engine import LaunchRequest
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.launch import LaunchSpec
+from hostler.spec.memory import NOTHING_KEPT, WorkingSet
 from hostler.spec.version import ModelVersion
 
 
@@ -17,8 +20,14 @@ class External:
     def accepts(self, version: ModelVersion) -> str | None:
         return "the card names a provider" if version.card.external is not None else None
 
-    def tokens(self, version: ModelVersion, *, context_length: int | None) -> int:  # noqa: ARG002 - keeps none here
-        return 0
+    def working_set(
+        self,
+        version: ModelVersion,  # noqa: ARG002 - keeps none here
+        *,
+        context_length: int | None,  # noqa: ARG002
+        args: Sequence[str] = (),  # noqa: ARG002
+    ) -> WorkingSet:
+        return NOTHING_KEPT
 
     def launch(self, version: ModelVersion, request: LaunchRequest) -> LaunchSpec:  # noqa: ARG002 - nothing runs
         raise InvalidRequest(

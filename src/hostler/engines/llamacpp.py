@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from hostler.engines.arguments import value_of, whole_of
 from hostler.engines.cards import files_of, probe_of, warmup_of
 from hostler.engines.engine import LaunchRequest
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.launch import LaunchSpec
+from hostler.spec.memory import WorkingSet
 from hostler.spec.model import Task
 from hostler.spec.version import ModelFormat, ModelVersion
 
 MOST_SLOTS = 4
 SLOT_TOKENS = 32_768
 _UNKNOWN_CONTEXT = 4096
+_NUMBER_BYTES = {"f32": 4.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32}
+"""Bytes of a number in a cache of this type: ggml keeps 32 of them in a block with their scale."""
 
 
 def slots(context_length: int) -> int:
@@ -33,9 +39,13 @@ class LlamaCpp:
             return None
         return "the weights are a GGUF file, which llama.cpp runs on any machine"
 
-    def tokens(self, version: ModelVersion, *, context_length: int | None) -> int:
+    def working_set(self, version: ModelVersion, *, context_length: int | None, args: Sequence[str] = ()) -> WorkingSet:
         context = _context(version, context_length)
-        return context * slots(context)
+        return WorkingSet(
+            tokens=whole_of(args, "-c", "--ctx-size") or context * slots(context),
+            key_bytes=_NUMBER_BYTES.get(value_of(args, "-ctk", "--cache-type-k") or "", 2.0),
+            value_bytes=_NUMBER_BYTES.get(value_of(args, "-ctv", "--cache-type-v") or "", 2.0),
+        )
 
     def launch(self, version: ModelVersion, request: LaunchRequest) -> LaunchSpec:
         entry = version.facts.entry

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hostler.engines.engine import LaunchRequest
 from hostler.engines.model_server import model_server_launch
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.launch import LaunchSpec
+from hostler.spec.memory import NOTHING_KEPT, WorkingSet
 from hostler.spec.version import ModelFormat, ModelVersion
 
 
@@ -20,8 +23,14 @@ class Onnx:
             return None
         return "the model is an ONNX graph, which ONNX Runtime runs"
 
-    def tokens(self, version: ModelVersion, *, context_length: int | None) -> int:  # noqa: ARG002 - keeps none
-        return 0
+    def working_set(
+        self,
+        version: ModelVersion,  # noqa: ARG002 - keeps none
+        *,
+        context_length: int | None,  # noqa: ARG002
+        args: Sequence[str] = (),  # noqa: ARG002
+    ) -> WorkingSet:
+        return NOTHING_KEPT
 
     def launch(self, version: ModelVersion, request: LaunchRequest) -> LaunchSpec:
         entry = version.facts.entry

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hostler.engines.engine import LaunchRequest
 from hostler.engines.model_server import model_server_launch
 from hostler.spec.launch import LaunchSpec, PythonEnvironment
+from hostler.spec.memory import NOTHING_KEPT, WorkingSet
 from hostler.spec.model import PythonModel
 from hostler.spec.version import ModelFormat, ModelVersion
 
@@ -25,8 +28,14 @@ class Python:
             return "the folder holds a Python model"
         return None
 
-    def tokens(self, version: ModelVersion, *, context_length: int | None) -> int:  # noqa: ARG002 - not known
-        return 0
+    def working_set(
+        self,
+        version: ModelVersion,  # noqa: ARG002 - not known
+        *,
+        context_length: int | None,  # noqa: ARG002
+        args: Sequence[str] = (),  # noqa: ARG002
+    ) -> WorkingSet:
+        return NOTHING_KEPT
 
     def launch(self, version: ModelVersion, request: LaunchRequest) -> LaunchSpec:
         python = version.card.python or PythonModel(entry=PythonModel.model_fields["entry"].default)

@@ -39,13 +39,18 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ObservedReplica(msgspec.Struct, frozen=True, kw_only=True):
-    """A replica as a backend sees it: its last status, what still lives of it, the secret of its engine."""
+    """A replica as a backend sees it: its last status, what still lives of it, the secret of its engine.
+
+    `memory_bytes` is all that it uses, `held_bytes` the part that the machine does not count as free: without the
+    pages of files it reads, which can be dropped.
+    """
 
     status: ReplicaStatus
     runner_alive: bool
     engine_alive: bool
     token: str | None = None
     memory_bytes: int | None = None
+    held_bytes: int | None = None
 
     @property
     def replica_id(self) -> str:

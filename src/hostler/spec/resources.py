@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hostler.spec.autoscale import MAX_REPLICAS
 from hostler.spec.deployment import DeploymentSpec
-from hostler.spec.fields import Declared, Name
+from hostler.spec.fields import Declared, Name, format_bytes
 from hostler.spec.limits import Limits
 from hostler.spec.states import DeploymentState, ReplicaState
 from hostler.spec.version import ModelVersion
@@ -79,6 +79,26 @@ class EventResource(Resource):
     message: str
 
 
+class MemoryResource(Resource):
+    """What one replica is reckoned to need: by a formula or as `stated`, corrected by what was seen."""
+
+    needed_bytes: int
+    estimated_bytes: int
+    stated: bool = False
+    formula: str = ""
+    seen_bytes: int | None = None
+    seen_runs: int = Field(default=0, description="How many replicas with the same settings got ready.")
+
+    def told(self) -> str:
+        """All of it on a line."""
+        by = "stated as resources.memory" if self.stated else f"estimated {format_bytes(self.estimated_bytes)}"
+        formula = f" = {self.formula}" if self.formula else ""
+        if self.seen_bytes is None:
+            return f"{by}{formula}"
+        runs = f"{self.seen_runs} run{'' if self.seen_runs == 1 else 's'}"
+        return f"{by}{formula}; seen {format_bytes(self.seen_bytes)} in {runs}"
+
+
 class ScalingResource(Resource):
     """Why a deployment that follows its traffic wants as many replicas as it does, as of the last look."""
 
@@ -112,6 +132,7 @@ class DeploymentResource(Resource):
     restarts: int
     replicas: tuple[ReplicaResource, ...] = ()
     memory_estimate_bytes: int | None = None
+    memory: MemoryResource | None = Field(default=None, description="What is behind the estimate; not in lists.")
     scaling: ScalingResource | None = Field(default=None, description="If it follows its traffic.")
     start_seconds: float | None = Field(default=None, description="Median of the last starts, from wanted to ready.")
     start_phases: dict[str, float] = Field(default={}, description="Median seconds of each phase of the last starts.")

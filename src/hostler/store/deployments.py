@@ -30,6 +30,16 @@ class Remembered:
     templates: dict[int, RevisionTemplate]
     replicas: list[ReplicaRecord]
 
+    @property
+    def template(self) -> RevisionTemplate:
+        """That of the current revision."""
+        return self.templates[self.record.revision]
+
+    @property
+    def runs(self) -> Sequence[tuple[ReplicaRecord, RevisionTemplate]]:
+        """The replicas, each with what it runs."""
+        return [(replica, self.templates[replica.revision]) for replica in self.replicas]
+
 
 def get(connection: Connection, name: str) -> DeploymentRecord | None:
     row = connection.execute(select(deployments).where(deployments.c.name == name)).mappings().first()
@@ -125,15 +135,15 @@ def save_replicas(connection: Connection, records: Iterable[ReplicaRecord]) -> N
         connection.execute(_SAVE_REPLICAS, rows)
 
 
-def coming_up(connection: Connection) -> Iterable[tuple[ReplicaRecord, RevisionTemplate]]:
-    """Every replica that is coming up, with what it runs."""
+def live_replicas(connection: Connection) -> Iterable[tuple[ReplicaRecord, RevisionTemplate]]:
+    """Every replica that has not ended, with what it runs."""
     query = (
         select(replicas, revisions.c.template)
         .join(
             revisions,
             (revisions.c.deployment == replicas.c.deployment) & (revisions.c.number == replicas.c.revision),
         )
-        .where(replicas.c.state.in_([state.value for state in ReplicaState if state.coming_up]))
+        .where(replicas.c.state.in_([state.value for state in ReplicaState if not state.ended]))
     )
     for row in connection.execute(query).mappings():
         values = dict(row)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from hostler.spec.deployment import DeploymentSpec
@@ -12,6 +15,9 @@ from hostler.spec.snapshot import NO_LIMITS, LimitSet
 from hostler.spec.states import ReplicaState
 
 EventLevel = Literal["normal", "warning"]
+
+_NO_MATTER = frozenset({"name", "endpoint", "model", "resources", "start_timeout_seconds"})
+"""Fields of a revision's spec that its memory does not depend on; of `resources` only the memory does not."""
 
 
 class RevisionTemplate(Declared):
@@ -29,6 +35,22 @@ class RevisionTemplate(Declared):
     task: Task
     spec: DeploymentSpec
     memory_bytes: int | None = None
+    """What the formula says that one replica needs, or what the deployment states itself."""
+    weight_bytes: int = 0
+
+    @cached_property
+    def settings_digest(self) -> str:
+        """A digest of all that the memory of a replica depends on besides the version and the engine."""
+        spec = self.spec.model_dump(mode="json", exclude_defaults=True)
+        resources = {name: value for name, value in spec.get("resources", {}).items() if name != "memory"}
+        settings = {name: value for name, value in spec.items() if name not in _NO_MATTER} | {"resources": resources}
+        text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def runs_as(self, other: RevisionTemplate) -> bool:
+        """Whether replicas of both are the same; how much memory they are reckoned to need is no difference."""
+        reckoned = {"memory_bytes": other.memory_bytes, "weight_bytes": other.weight_bytes}
+        return self.model_copy(update=reckoned) == other
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

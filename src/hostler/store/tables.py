@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The newest migration. A test compares it with the migrations themselves."""
 
 metadata = MetaData(
@@ -139,6 +139,24 @@ usage_days = Table(
     Column("cached_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("seconds", Float, nullable=False),
+)
+
+seen_memory = Table(
+    "seen_memory",
+    metadata,
+    Column("digest", String(80), primary_key=True),
+    Column("engine", String(40), primary_key=True),
+    Column("settings", String(64), primary_key=True),
+    Column("peak_bytes", BigInteger, nullable=False),
+    Column("runs", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+last_uses = Table(
+    "last_uses",
+    metadata,
+    Column("endpoint", String(63), primary_key=True),
+    Column("at", Float, nullable=False),
 )
 
 meta = Table(
