@@ -65,22 +65,45 @@ def read_trace(path: Path) -> Trace:
 
     Raises `InvalidRequest` if it is none of them.
     """
+    lines = _Lines()
     try:
         with path.open(encoding="utf-8") as file:
             first = file.readline()
             file.seek(0)
-            arrivals = list(_azure(file) if first.startswith("TIMESTAMP,") else _json_lines(file))
+            lines.file = file
+            arrivals = list(_azure(lines) if first.startswith("TIMESTAMP,") else _json_lines(lines))
     except OSError as error:
         raise InvalidRequest(f"trace: {path} cannot be read: {error.strerror}.", param="trace") from None
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise InvalidRequest(
-            f"trace: {path} is not a trace that is known: {error!r}.",
+            f"trace: {path}, line {lines.number}: {_problem(error)}.",
             hint="Give an Azure LLM trace (CSV), a Mooncake trace or the gateway's access log (JSON lines).",
             param="trace",
         ) from None
     if not arrivals:
         raise InvalidRequest(f"trace: {path} has no requests.", param="trace")
     return trace_of(path.stem, arrivals)
+
+
+class _Lines:
+    """The lines of a file, and the number of the one that was read last."""
+
+    def __init__(self) -> None:
+        self.file: Iterable[str] = ()
+        self.number = 1
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in enumerate(self.file, 1):
+            self.number = number
+            yield line
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"the field {error.args[0]!r} is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return "this is neither JSON nor the head of an Azure trace"
+    return f"a value cannot be read: {error}"
 
 
 def trace_of(name: str, arrivals: Iterable[Arrival], *, duration_s: float | None = None) -> Trace:
