@@ -12,7 +12,8 @@ class Fixed:
     """So many replicas, whatever comes."""
 
     count: int
-    tick_s: float = 60.0
+    tick_s: float = 1.0
+    """It needs none; demand is sampled at ticks, for the chart."""
     name: str = field(init=False)
 
     def __post_init__(self) -> None:
