@@ -227,7 +227,7 @@ class Simulation:
             ttft_counts=tuple(self._ttft_counts) if any(self._ttft_counts) else (),
         )
         mean = self._work_seconds / max(now - self._seen_at, 1e-9)
-        fleet = Fleet(ready=ready, starting=starting, start_s=self._last_start_s)
+        fleet = Fleet(ready=ready, starting=starting, start_s=self._last_start_s, concurrency=self._model.max_requests)
         wanted = self._policy.replicas(Observed(now=now, load=load, mean_work=mean, fleet=fleet))
         self._forget(now)
         self._resize(now, wanted, ready + starting)
