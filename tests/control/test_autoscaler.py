@@ -283,6 +283,23 @@ async def test_a_stop_gives_a_draining_replica_the_declared_time_and_no_more(qui
     assert (await quick.get()).state is DeploymentState.STOPPED
 
 
+async def test_a_change_of_what_runs_wakes_it_to_show_that_it_works(asleep: ControlUnderTest) -> None:
+    changed = await asleep.deploy(autoscale=QUICK, args=["--other"])
+    assert (changed.revision, changed.wanted) == (2, 1)
+    await asleep.seconds(4)
+    assert (await asleep.get()).ready == 1
+    await until(asleep, 0)
+
+
+async def test_time_spent_starting_is_no_idleness(control: ControlUnderTest) -> None:
+    control.push()
+    control.backend.behave("toy", Behaviour(pull_s=40, start_s=20))
+    await control.deploy(autoscale=QUICK)
+    await control.seconds(62)
+    assert "PutToSleep" not in control.events()
+    assert (await control.get()).ready == 1
+
+
 async def test_a_stopped_one_is_left_alone_and_started_again_with_one(asleep: ControlUnderTest) -> None:
     await asleep.verbs.deployments.stop("toy")
     await asleep.seconds(3, toy=HELD)
