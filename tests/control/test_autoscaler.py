@@ -350,3 +350,10 @@ class FakeGateway:
 
     def holds(self, replica_id: str, count: int) -> None:
         self._held[replica_id] = count
+
+
+async def test_a_schedule_that_is_no_cron_expression_is_refused_when_it_is_declared(control: ControlUnderTest) -> None:
+    control.push()
+    schedule = [{"cron": "0 25 * * *", "duration_seconds": 60, "replicas": 1}]
+    with pytest.raises(InvalidRequest, match="hour"):
+        await control.deploy(autoscale={**QUICK, "schedule": schedule})
