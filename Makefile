@@ -6,7 +6,7 @@ NODE := tests/system/clients/node
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-vllm fuzz chaos check format bench bench-gateway clean
+.PHONY: demo test test-vllm fuzz chaos check format bench bench-gateway bench-scaling clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hostler demo
@@ -43,6 +43,10 @@ bench: $(VENV)/.test
 bench-gateway: $(VENV)/.bench
 	$(BIN)/python scripts/bench_peers.py
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+# Options go to it with ARGS, as in: make bench-scaling ARGS='--only policies'
+bench-scaling: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-vllm .venv-clients .venv-bench-* $(NODE)/node_modules

@@ -1,1 +1,1 @@
-"""How Hostler scales: printed with the bars beside."""
+"""How deployments follow their traffic: policies compared on traces, and the real thing measured."""

@@ -164,6 +164,7 @@ async def _act(settings: Settings, database: Database, leadership: Leadership, s
     from hostler.control.hints import listen_for_hints
     from hostler.control.keys import Keys
     from hostler.control.loop import Reconciler
+    from hostler.control.metrics import Metrics
     from hostler.control.models import Models
     from hostler.control.platform import Platform
     from hostler.control.publisher import Publisher
@@ -190,6 +191,7 @@ async def _act(settings: Settings, database: Database, leadership: Leadership, s
             engines=Engines(context),
             platform=Platform(context, reconciler, lambda: publisher.version),
             usage=Usage(context),
+            metrics=Metrics(context),
         )
         config = uvicorn.Config(
             create_app(verbs),

@@ -13,6 +13,7 @@ from hostler.cli.answers import answer_text, chunk_text
 from hostler.cli.bench import connections_of
 from hostler.cli.deploy import environment_of, spec_from_flags
 from hostler.cli.endpoints import Endpoint, read_body, request_for, zero_tensors
+from hostler.cli.main import run
 from hostler.cli.publish import format_count, read_target
 from hostler.cli.snippets import curl_line, python_snippet
 from hostler.spec.errors import InvalidRequest, NotFound
@@ -171,3 +172,16 @@ def test_the_snippet_is_python(path: str, body: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("number", "text"), COUNTS)
 def test_counts_are_short(number: int | None, text: str | None) -> None:
     assert format_count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("bench x --slo ttft=2s", "--suggest"),
+        ("bench x --suggest --slo latency=2s", "ttft=2s"),
+        ("bench x --suggest --slo ttft=fast", "not a duration"),
+    ],
+)
+def test_an_objective_that_cannot_be_is_a_usage_error(line: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(line.split()) == 2
+    assert told in capsys.readouterr().err

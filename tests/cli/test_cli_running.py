@@ -97,6 +97,18 @@ def test_bench_makes_a_request_that_fits_and_prints_figures(up: Platform, cli: C
     assert told[0]["errors"] == {}
 
 
+def test_bench_suggests_the_target_of_a_deployment(up: Platform, cli: Cli) -> None:
+    told = cli.ok("bench", "digits", "--suggest", "--duration", "0.3s", "-o", "json").json()
+    knee = told["knee"]
+    chosen = next(one for one in told["rounds"] if one["connections"] == knee["connections"])
+    assert knee["requests_per_s"] == chosen["requests_per_s"]
+    assert knee["target_concurrency"] == pytest.approx(0.75 * knee["connections"] / knee["replicas"], rel=0.05)
+    assert [one["connections"] for one in told["rounds"]][:4] == [1, 2, 4, 8]
+    out = cli.ok("bench", "digits", "--suggest", "--slo", "ttft=10s", "--connections", "1,2", "--duration", "0.3s").out
+    assert "Knee: " in out
+    assert "autoscale:\n  metric: concurrency\n  target: " in out
+
+
 def test_bench_of_what_fails_exits_with_1_and_shows_the_answer(up: Platform, cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "body.json").write_text('{"inputs": {"image": [[1, 2]]}}')
     result = cli("bench", "digits", "--body", str(tmp_path / "body.json"), "--connections", "1", "--duration", "0.3s")

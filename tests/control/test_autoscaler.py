@@ -283,6 +283,23 @@ async def test_a_stop_gives_a_draining_replica_the_declared_time_and_no_more(qui
     assert (await quick.get()).state is DeploymentState.STOPPED
 
 
+async def test_a_change_of_what_runs_wakes_it_to_show_that_it_works(asleep: ControlUnderTest) -> None:
+    changed = await asleep.deploy(autoscale=QUICK, args=["--other"])
+    assert (changed.revision, changed.wanted) == (2, 1)
+    await asleep.seconds(4)
+    assert (await asleep.get()).ready == 1
+    await until(asleep, 0)
+
+
+async def test_time_spent_starting_is_no_idleness(control: ControlUnderTest) -> None:
+    control.push()
+    control.backend.behave("toy", Behaviour(pull_s=40, start_s=20))
+    await control.deploy(autoscale=QUICK)
+    await control.seconds(62)
+    assert "PutToSleep" not in control.events()
+    assert (await control.get()).ready == 1
+
+
 async def test_a_stopped_one_is_left_alone_and_started_again_with_one(asleep: ControlUnderTest) -> None:
     await asleep.verbs.deployments.stop("toy")
     await asleep.seconds(3, toy=HELD)
@@ -307,6 +324,23 @@ async def test_phases_of_the_last_starts_are_told(quick: ControlUnderTest) -> No
     assert found.start_seconds == 1.0
 
 
+async def test_decisions_cold_starts_and_phases_are_counted(asleep: ControlUnderTest) -> None:
+    asleep.feed.loads.heard("g", {"toy": HELD})
+    await asleep.autoscaler.look(["toy"])
+    await asleep.seconds(4, toy=BUSY)
+    told = asleep.verbs.metrics.render()
+    for line in (
+        'hostler_control_wanted_replicas{deployment="toy"} 1',
+        'hostler_control_ready_replicas{deployment="toy"} 1',
+        'hostler_control_scaling_decisions_total{deployment="toy",decision="PutToSleep"} 1',
+        'hostler_control_scaling_decisions_total{deployment="toy",decision="Woken"} 1',
+        'hostler_control_cold_starts_total{deployment="toy"} 1',
+        'hostler_control_start_phase_seconds_count{phase="All"} 2',
+    ):
+        assert f"{line}\n" in told
+    assert asleep.verbs.metrics.render() == told
+
+
 class FakeGateway:
     """A gateway on the feed that has requests on replicas."""
 
@@ -316,3 +350,10 @@ class FakeGateway:
 
     def holds(self, replica_id: str, count: int) -> None:
         self._held[replica_id] = count
+
+
+async def test_a_schedule_that_is_no_cron_expression_is_refused_when_it_is_declared(control: ControlUnderTest) -> None:
+    control.push()
+    schedule = [{"cron": "0 25 * * *", "duration_seconds": 60, "replicas": 1}]
+    with pytest.raises(InvalidRequest, match="hour"):
+        await control.deploy(autoscale={**QUICK, "schedule": schedule})

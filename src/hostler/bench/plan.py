@@ -30,6 +30,7 @@ class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
 
     p50_ms: float
     p90_ms: float
+    p95_ms: float
     p99_ms: float
     max_ms: float
     mean_ms: float

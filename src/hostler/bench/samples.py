@@ -45,6 +45,7 @@ class Samples:
         return Quantiles(
             p50_ms=1000 * nearest_rank(ordered, 0.50),
             p90_ms=1000 * nearest_rank(ordered, 0.90),
+            p95_ms=1000 * nearest_rank(ordered, 0.95),
             p99_ms=1000 * nearest_rank(ordered, 0.99),
             max_ms=1000 * self._largest,
             mean_ms=1000 * self._sum / self.count,

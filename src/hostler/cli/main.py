@@ -41,6 +41,9 @@ COMMANDS: dict[str, Entry] = {
     "predict": Entry("hostler.cli.predict:predict", _USE, "Send one request to an endpoint."),
     "chat": Entry("hostler.cli.chat:chat", _USE, "Talk to a language model."),
     "bench": Entry("hostler.cli.bench:bench", _USE, "Load an endpoint and print the figures."),
+    "simulate": Entry(
+        "hostler.cli.simulate:simulate", _USE, "Replay traffic under scaling policies, without a platform."
+    ),
     "usage": Entry("hostler.cli.usage:usage", _ACCESS, "Show what was used, by key, endpoint, project or day."),
     "key": Entry("hostler.cli.access:key", _ACCESS, "Create, list, limit and revoke API keys."),
     "secret": Entry("hostler.cli.access:secret", _ACCESS, "Set, list and delete secrets for engines."),

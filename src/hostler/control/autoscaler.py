@@ -104,7 +104,7 @@ class Autoscaler:
             except msgspec.MsgspecError:
                 logger.warning("what was remembered of the traffic of %s is not understood; it begins anew", name)
                 continue
-            self._watched[name] = _Watched(found.revision, found.memory, found.at)
+            self._watched[name] = _Watched(found.revision, found.memory.resumed(self._context.now()), found.at)
             self._context.fleets.recall_starts(name, found.starts)
             if found.reason:
                 judgement = Judgement(
@@ -167,7 +167,12 @@ class Autoscaler:
             watched = self._watched[fleet.name] = _Watched(fleet.revision, Memory(), now)
         loads = self._context.feed.loads
         ready = min(fleet.ready, fleet.wanted)
-        size = Fleet(ready=ready, starting=fleet.wanted - ready, start_s=self._context.fleets.start_s(fleet.name))
+        size = Fleet(
+            ready=ready,
+            starting=fleet.wanted - ready,
+            start_s=self._context.fleets.start_s(fleet.name),
+            concurrency=fleet.concurrency,
+        )
         load, known = loads.take(fleet.endpoint), loads.complete
         try:
             decision = self._decide(fleet.policy, load, size, now=now, memory=watched.memory)

@@ -15,6 +15,7 @@ from hostler.control.context import Context
 from hostler.control.loop import Reconciler
 from hostler.control.preflight import Preflight
 from hostler.control.views import scaling_of, summary_of, view_of, wanted_of
+from hostler.decide.schedule import cron
 from hostler.engines import catalog as engines
 from hostler.spec.autoscale import Queue
 from hostler.spec.deployment import DeploymentSpec
@@ -88,6 +89,8 @@ class Deployments:
         )
 
     def _template(self, spec: DeploymentSpec, nodes: Sequence[ObservedNode]) -> RevisionTemplate:
+        for scheduled in spec.autoscale.schedule if spec.autoscale is not None else ():
+            cron(scheduled.cron)
         version = self.context.catalog.resolve(parse_model_ref(spec.model))
         if version.card.is_external:
             raise InvalidRequest(

@@ -40,6 +40,8 @@ class AutoscaledFleet:
     revision: int
     wanted: int
     ready: int
+    concurrency: int | None = None
+    """Requests a replica takes at once; None if that is not declared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ class Fleets:
             revision=record.revision,
             wanted=record.wanted,
             ready=len(serving),
+            concurrency=record.spec.replica_concurrency,
         )
 
     def forget(self, name: str) -> None:

@@ -35,6 +35,7 @@ class Account:
         "_grant",
         "_hides_usage",
         "_meter",
+        "_prompt_bytes",
         "_request",
         "_reservation",
         "_settled",
@@ -65,6 +66,7 @@ class Account:
         self._endpoint = endpoint
         self._call = call
         self._body_bytes = body_bytes
+        self._prompt_bytes = body_bytes if call is not None else 0
         self._hides_usage = False
         self._meter: Meter | None = None
         self._reservation: Reserved | None = None
@@ -116,7 +118,8 @@ class Account:
                 certain=certain,
                 now=self._started_at,
             )
-        self._begin()
+        self._front.open_accounts += 1
+        self._demand.came(self._prompt_bytes)
 
     def asked(self) -> Asked:
         """What the request takes from limits that are shared. `hold` follows if it gets it."""
@@ -140,15 +143,8 @@ class Account:
     def hold(self, reservation: Reserved) -> None:
         """The request has what it `asked` for. `close` must follow, once."""
         self._reservation = reservation
-        self._begin()
-
-    def _begin(self) -> None:
         self._front.open_accounts += 1
         self._demand.came(self._prompt_bytes)
-
-    @property
-    def _prompt_bytes(self) -> int:
-        return self._body_bytes if self._call is not None else 0
 
     def _most_tokens(self) -> tuple[int, bool]:
         """Tokens to take before they are known, and whether the caller named the bound."""
@@ -205,7 +201,7 @@ class Account:
         self._streamed = answer.events
         if self._unanswered:
             self._unanswered = False
-            self._demand.answered(self._prompt_bytes, after_s=time.monotonic() - self._started_at)
+            self._demand.answered(self._prompt_bytes, time.monotonic() - self._started_at)
         if self._call is not None and 200 <= answer.status < 300:
             if answer.events:
                 self._meter = EventMeter(hides_usage=self._hides_usage, clock=self._front.clock)
@@ -287,14 +283,11 @@ class Account:
         self._settled = True
         front = self._front
         front.open_accounts -= 1
-        demand = self._demand
         if self._unanswered:
-            self._unanswered = False
-            if self._status and self.outcome == "ok":
-                demand.answered(self._prompt_bytes, after_s=now - self._started_at)
-            else:
-                demand.unanswered(self._prompt_bytes)
-        demand.ended()
+            answered = self._status and self.outcome == "ok"
+            self._demand.ended_at_once(self._prompt_bytes, now - self._started_at if answered else -1.0)
+        else:
+            self._demand.ended()
         if self._meter is not None:
             self._meter.forget()
         if self._reservation is not None:

@@ -44,21 +44,18 @@ class Attempts(Taker):
         "method",
     )
 
-    def __init__(
-        self, request: Request, *, front: Front, endpoint: Endpoint, account: Account, body: bytes | None
-    ) -> None:
-        self.method = request.head.method
-        self._request = request
-        self._front = front
-        self._endpoint = endpoint
-        self._account = account
-        self._body = body
-        self._sent_body = body
-        self._tried: tuple[Pool, ...] = ()
-        self._deployment = ""
-        self._pool: Pool | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
+    # Set by the exchange, at once: calls through the classes would cost each request a microsecond.
+    _request: Request
+    _front: Front
+    _endpoint: Endpoint
+    _account: Account
+    _body: bytes | None
+    _sent_body: bytes | None
+    _tried: tuple[Pool, ...]
+    _deployment: str
+    _pool: Pool | None
+    _upstream: UpstreamConnection | None
+    _connecting: asyncio.Task[None] | None
 
     def _choose(self, endpoint: Endpoint, *, without: tuple[Pool, ...] = ()) -> Pool | None:
         """The target for the request, None if there is none that can take it."""

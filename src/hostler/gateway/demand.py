@@ -9,6 +9,8 @@ from hostler.gateway.limits import Limiter
 from hostler.gateway.waiting import Queue
 from hostler.spec.demand import TTFT_BOUNDS_S, EndpointLoad
 
+_BUCKETS = len(TTFT_BOUNDS_S) + 1
+
 
 class Demand:
     """Of one endpoint. What is counted since the last report starts over with each."""
@@ -39,10 +41,10 @@ class Demand:
         self._finished = 0
         self._unanswered = 0
         self._unanswered_bytes = 0
-        self._ttft: list[int] | None = None
+        self._ttft = [0] * _BUCKETS
 
     def came(self, prompt_bytes: int) -> None:
-        """A request has been let in. `ended` follows, once."""
+        """A request has been let in. `ended` or `ended_at_once` follows."""
         if not self._told:
             self._told = True
             self._demands.told.append(self)
@@ -54,24 +56,25 @@ class Demand:
         if work > self._peak:  # noqa: PLR1730 - `max` takes three times as long
             self._peak = work
 
-    def answered(self, prompt_bytes: int, *, after_s: float) -> None:
-        """The first bytes of the answer are there."""
+    def answered(self, prompt_bytes: int, after_s: float) -> None:
+        """The first bytes of the answer are there, and it goes on."""
         self._unanswered -= 1
         self._unanswered_bytes -= prompt_bytes
-        ttft = self._ttft
-        if ttft is None:
-            ttft = self._ttft = [0] * (len(TTFT_BOUNDS_S) + 1)
-        ttft[bisect_left(TTFT_BOUNDS_S, after_s)] += 1
-
-    def unanswered(self, prompt_bytes: int) -> None:
-        """There will be no answer."""
-        self._unanswered -= 1
-        self._unanswered_bytes -= prompt_bytes
+        self._ttft[bisect_left(TTFT_BOUNDS_S, after_s)] += 1
 
     def ended(self) -> None:
-        """A request is over."""
+        """A request is over that was answered."""
         self._work -= 1
         self._finished += 1
+
+    def ended_at_once(self, prompt_bytes: int, after_s: float) -> None:
+        """A request is over with the first bytes of its answer, or without any: then `after_s` is negative."""
+        self._work -= 1
+        self._finished += 1
+        self._unanswered -= 1
+        self._unanswered_bytes -= prompt_bytes
+        if after_s >= 0.0:
+            self._ttft[bisect_left(TTFT_BOUNDS_S, after_s)] += 1
 
     def report(self, queue: Queue | None, *, limiter: Limiter, now: float) -> EndpointLoad:
         """What is to be told at `now`; begins anew what is counted from report to report."""
@@ -88,11 +91,11 @@ class Demand:
                 limiter, self.name, requests=self._unanswered, prompt_bytes=self._unanswered_bytes
             ),
             queue_delay_s=queue.oldest_s(now) if queue is not None else 0.0,
-            ttft_counts=tuple(self._ttft) if self._ttft is not None else (),
+            ttft_counts=tuple(self._ttft) if any(self._ttft) else (),
         )
         self._peak = self._work
         self._arrived = self._arrived_bytes = self._finished = 0
-        self._ttft = None
+        self._ttft = [0] * _BUCKETS
         self._told = self._work > 0
         return load
 

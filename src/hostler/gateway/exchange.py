@@ -59,7 +59,26 @@ class Exchange(Holding):
         target: str,
         body: bytes | None,
     ) -> None:
-        super().__init__(client, request, front=front, endpoint=endpoint, account=account, target=target, body=body)
+        self.method = request.head.method
+        self._client = client
+        self._request = request
+        self._front = front
+        self._endpoint = endpoint
+        self._account = account
+        self._target = target
+        self._body = body
+        self._sent_body = body
+        self._tried = ()
+        self._deployment = ""
+        self._pool = None
+        self._upstream = None
+        self._connecting = None
+        self._held = None
+        self._early = False
+        self._chunked = False
+        self._close = False
+        self._undecided = False
+        self._out = []
         self._body_ended = body is not None
         self._waiting_pieces: list[bytes] | None = None
         self._admitting = False

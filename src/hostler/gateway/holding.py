@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 
-from hostler.gateway.account import Account
 from hostler.gateway.attempts import Attempts
 from hostler.gateway.client_side import Client
 from hostler.gateway.framing import LAST_CHUNK, chunk
-from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead
 from hostler.gateway.held_stream import (
     BEAT_S,
@@ -22,7 +20,6 @@ from hostler.gateway.held_stream import (
     whole_as_event,
 )
 from hostler.gateway.missing import is_bare, may_tell_missing, path_missing
-from hostler.gateway.request import Request
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool
 from hostler.gateway.waiting import Held
@@ -35,26 +32,14 @@ class Holding(Attempts):
 
     __slots__ = ("_chunked", "_client", "_close", "_early", "_held", "_out", "_target", "_undecided")
 
-    def __init__(
-        self,
-        client: Client,
-        request: Request,
-        *,
-        front: Front,
-        endpoint: Endpoint,
-        account: Account,
-        target: str,
-        body: bytes | None,
-    ) -> None:
-        super().__init__(request, front=front, endpoint=endpoint, account=account, body=body)
-        self._client = client
-        self._target = target
-        self._held: Held | None = None
-        self._early = False
-        self._chunked = False
-        self._close = False
-        self._undecided = False
-        self._out: list[bytes] = []
+    _client: Client
+    _target: str
+    _held: Held | None
+    _early: bool
+    _chunked: bool
+    _close: bool
+    _undecided: bool
+    _out: list[bytes]
 
     @abstractmethod
     def _fail(self, error: HostlerError) -> None:

@@ -1,0 +1,1 @@
+"""Traffic replayed in virtual time, through the same decisions that scale the real thing."""
