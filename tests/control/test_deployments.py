@@ -20,6 +20,7 @@ from hostler.spec.errors import (
     UnsafeModel,
     UpstreamFailed,
 )
+from hostler.spec.launch import LaunchSpec
 from hostler.spec.model import ModelSpec
 from hostler.spec.resources import ScaleRequest
 from hostler.spec.states import DeploymentState, ReplicaState
@@ -288,6 +289,27 @@ async def test_a_start_that_was_decided_and_not_done_is_done_after_a_restart(
     await again.rounds()
     assert backend.started == {"toy-1": 1}
     again.context.database.close()
+
+
+class FullDisk(FakeBackend):
+    """A backend that gets to know no replica."""
+
+    async def start(self, replica_id: str, launch: LaunchSpec) -> None:
+        raise OSError("No space left on device")
+
+
+async def test_a_deployment_whose_start_never_reached_the_backend_can_be_deleted(tmp_path: Path, clock: Clock) -> None:
+    control = ControlUnderTest(tmp_path / "home", clock, FullDisk(clock=clock))
+    control.push()
+    await control.deploy()
+    await control.rounds()
+    (replica,) = (await control.get()).replicas
+    assert replica.state is ReplicaState.PENDING
+    await control.verbs.deployments.delete("toy")
+    await control.rounds(8)
+    with pytest.raises(NotFound):
+        await control.get()
+    control.context.database.close()
 
 
 async def test_a_replica_that_belongs_to_nobody_is_stopped(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ class SmallMachine(ControlUnderTest):
         """What autoscaling does."""
         with self.context.database.transaction() as connection:
             scaling.set_wanted(connection, name, replicas)
+        self.context.hints.touch(name)
+        await asyncio.sleep(0)
 
     async def wake(self, name: str, *, waited_s: float = 0.0, also: dict[str, EndpointLoad] | None = None) -> None:
         """A request waits for `name`, and autoscaling wants a replica."""
@@ -102,12 +105,13 @@ async def one_awake(machine: SmallMachine) -> SmallMachine:
 
 
 async def rounds(machine: SmallMachine, count: int, **in_flight: int) -> None:
-    """Rounds of a second, while the gateway reports the same."""
+    """So many seconds, with a round over what is due in each half of one, while the gateway reports the same."""
     loads = dict(machine.feed.gateways[0].load)
-    for _ in range(count):
+    for _ in range(2 * count):
         await machine.report(loads, **in_flight)
-        await machine.reconciler.round()
-        machine.clock.forward(1.0)
+        await machine.reconciler.turn()
+        await machine.reconciler._acts.settled()
+        machine.clock.forward(0.5)
 
 
 async def test_a_model_that_must_wake_evicts_the_idle_one_and_both_events_say_why(one_awake: SmallMachine) -> None:

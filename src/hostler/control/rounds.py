@@ -142,13 +142,15 @@ def play(context: Context, names: Collection[str], sight: Sight, at_rest: bool) 
 
 
 def _cases(connection: Connection, names: Collection[str], sight: Sight) -> dict[str, Case]:
-    return {one.record.name: _case(one, sight) for one in deployments.fleet(connection, names)}
+    cases = {one.record.name: _case(one, sight) for one in deployments.fleet(connection, names)}
+    for case in cases.values():
+        sight.evictions.wake(case.after.record, case.after.replicas, sight.traffic)
+    return cases
 
 
 def _case(before: Remembered, sight: Sight) -> Case:
     writes = Writes()
     record, merged = _merge(before, sight, writes.told)
-    sight.evictions.wake(record, merged, sight.traffic)
     return Case(before, replace(before, record=record, replicas=merged), writes)
 
 
