@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 from tests.control.test_feed import Gateway, eventually
 from tests.control_under_test import Clock, ControlUnderTest
 
@@ -186,6 +187,41 @@ async def test_llama_swap_1127_a_pinned_model_is_never_evicted(machine: SmallMac
     found = await machine.get("b")
     assert "would free 0 B more" in found.message
     assert found.reason == "InsufficientMemory"
+
+
+async def test_all_deployments_are_looked_at_only_while_somebody_lacks_room(
+    one_awake: SmallMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await one_awake.model("c", resources={"memory": "1Gi"})
+    await rounds(one_awake, 5)
+    read: list[str] = []
+    fleet = deployments.fleet
+
+    def counted(connection: Connection, names: Iterable[str]) -> Sequence[deployments.Remembered]:
+        read.extend(names := list(names))
+        return fleet(connection, names)
+
+    monkeypatch.setattr(deployments, "fleet", counted)
+    await one_awake.wake("c")
+    await rounds(one_awake, 1)
+    assert await one_awake.states("c")
+    assert set(read) == {"c"}
+    await one_awake.wake("b")
+    await rounds(one_awake, 1)
+    assert set(read) == {"a", "b", "c"}
+
+
+async def test_a_wait_that_is_over_does_not_count_for_the_next_one(one_awake: SmallMachine) -> None:
+    one_awake.clock.forward(300)
+    await one_awake.wake("b")
+    await rounds(one_awake, 5, a_1=1)
+    assert one_awake.told("b", "WaitingForRoom")
+    await one_awake.want("b", 0)
+    await one_awake.report(a_1=1)
+    await rounds(one_awake, 100, a_1=1)
+    await one_awake.wake("b")
+    await rounds(one_awake, 5, a_1=1)
+    assert await one_awake.states("a") == [ReplicaState.READY], "it is busy and the new wait has just begun"
 
 
 async def test_what_nobody_asked_for_evicts_nobody(one_awake: SmallMachine) -> None:
