@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from hostler.gateway.access_log import line_of
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
+    write: Callable[[bytes], None]
 
     def __init__(self, front: Front) -> None:
         self._front = front

@@ -92,12 +92,11 @@ class AnswerHead:
             raise UnusableAnswer("a switch of protocols nobody asked for")
         self.status = status
         self.informational = status < 200
-        self.length: int | None = None
-        self.chunked = False
         self.events = False
         self.encoded = False
         options: set[bytes] = set()
         passed: Headers = []
+        framing: Headers = []
         for name, value in headers:
             if name not in _ANSWER_DROPPED:
                 self.encoded |= name == b"content-encoding"
@@ -106,7 +105,8 @@ class AnswerHead:
             elif name == b"connection":
                 options |= {option.strip(b" \t") for option in value.lower().split(b",")}
             else:
-                self._take_framing(name, value.strip(b" \t"))
+                framing.append((name, value.strip(b" \t")))
+        self.length, self.chunked = _framing_of(framing)
         if version not in ("1.0", "1.1"):
             raise UnusableAnswer("what is not HTTP/1")
         if self.chunked and (self.length is not None or version == "1.0"):
@@ -125,15 +125,22 @@ class AnswerHead:
         if self.length is not None and status != 204:
             self.whole += b"content-length: %d\r\n" % self.length
 
-    def _take_framing(self, name: bytes, value: bytes) -> None:
+
+def _framing_of(headers: Headers) -> tuple[int | None, bool]:
+    """The length that `headers` announce, and whether the body is chunked. Raises `UnusableAnswer`."""
+    length: int | None = None
+    chunked = False
+    for name, value in headers:
         if name == b"content-length":
-            if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or self.length not in (None, int(value)):
+            told = int(value) if value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS else -1
+            if told < 0 or length not in (None, told):
                 raise UnusableAnswer("a length that is not one number")
-            self.length = int(value)
+            length = told
         elif name == b"transfer-encoding":
-            if self.chunked or value.lower() != b"chunked":
+            if chunked or value.lower() != b"chunked":
                 raise UnusableAnswer("a transfer coding other than chunked")
-            self.chunked = True
+            chunked = True
+    return length, chunked
 
 
 class _AnswerParts:

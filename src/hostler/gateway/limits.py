@@ -221,8 +221,8 @@ class Limiter:
     def sweep(self, now: float, *, endpoints: Container[str]) -> None:
         """Forget subjects that have taken nothing for a window, a part of them at each call, and endpoints that are
         gone."""
-        for name in [one for one in self._habits if one not in endpoints]:
-            del self._habits[name]
+        for gone in [one for one in self._habits if one not in endpoints]:
+            del self._habits[gone]
         if not self._unswept:
             self._unswept = list(self._subjects)
         part, self._unswept = self._unswept[:_SWEPT_AT_ONCE], self._unswept[_SWEPT_AT_ONCE:]

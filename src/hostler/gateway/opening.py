@@ -89,8 +89,8 @@ def open_whole(client: Client, request: Request, grant: KeyGrant, body: bytes, *
     if kind is _PASS:
         endpoint = endpoint_for(route.name, grant=grant, table=table)
         target = _passed_target(request.head, grant, endpoint)
-        call = read_passed_call(body) if _counts_tokens(request.head, route, endpoint) else None
-        return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=call)
+        counted = read_passed_call(body) if _counts_tokens(request.head, route, endpoint) else None
+        return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=counted)
     return local_answer(route, grant=grant, table=table, body=body)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -52,12 +51,15 @@ _READ_HERE = _ONCE | _DROPPED | {b"connection", b"x-request-id"}
 """Headers that end at the gateway: framing, the hop's own, and the caller's credentials."""
 
 
-class SentHead(NamedTuple):
+class SentHead:
     """What the upstream `pool` is sent for a head and a body of `length` bytes, up to the request's id."""
 
-    pool: object
-    length: int | None
-    start: bytes
+    __slots__ = ("length", "pool", "start")
+
+    def __init__(self, pool: object, length: int | None, start: bytes) -> None:
+        self.pool = pool
+        self.length = length
+        self.start = start
 
 
 class Head:
@@ -108,11 +110,14 @@ class Head:
         """What an upstream was last sent for this head."""
 
 
-class Request(NamedTuple):
+class Request:
     """One request: its head, and the `x-request-id` that it goes by."""
 
-    head: Head
-    id: bytes
+    __slots__ = ("head", "id")
+
+    def __init__(self, head: Head, id_: bytes) -> None:
+        self.head = head
+        self.id = id_
 
 
 class _HeadParts:
