@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from hostler.gateway.access_log import line_of
 from hostler.gateway.addresses import address_text
@@ -21,20 +21,22 @@ from hostler.spec.errors import HostlerError, TooLarge, Unavailable
 from hostler.spec.snapshot import KeyGrant
 from hostler.spec.usage import Outcome
 
-_TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_HEAD_END = b"\r\n\r\n"
-_LAST_LINE_BREAK = 0x0D
-_HEADS_PER_TURN = 32
-UNSENT_BYTES = 32 * 1024
+_TURNED_AWAY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HEAD_END: Final = b"\r\n\r\n"
+_LAST_LINE_BREAK: Final = 0x0D
+_HEADS_PER_TURN: Final = 32
+UNSENT_BYTES: Final = 32 * 1024
 """Of an answer may wait for its client here, beyond what one read from the engine brings, before reading stops."""
-_COUNTED_BYTES = 4096
+_COUNTED_BYTES: Final = 4096
 """Bodies up to this size are not worth counting among those that are kept."""
-_GONE = frozenset({7, 8})
+_GONE: Final = frozenset({7, 8})
 """`tcpi_state` of a connection whose other end is gone: CLOSE and CLOSE_WAIT of the kernel's `tcp_states.h`."""
 
 
-_NONE = Request(Head(), b"")
+_NONE: Final = Request(Head(), b"")
 
 
 class Connection(asyncio.Protocol):

@@ -15,6 +15,7 @@ which must not kill the next one.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from hostler.gateway.account import Account
 from hostler.gateway.affinity import prefix_key
@@ -34,14 +35,14 @@ from hostler.gateway.upstream import Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
 from hostler.spec.usage import Outcome
 
-_JOINED_BYTES = 64 * 1024
+_JOINED_BYTES: Final = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
 
 
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS: Final = 4
 """Of one request. Refused connections cost little, and half of the replicas may be gone before that is known."""
 
-_STALE_WITHIN_S = 0.1
+_STALE_WITHIN_S: Final = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -11,14 +12,14 @@ from hostler.gateway.request import Head, Request
 
 Headers = list[tuple[bytes, bytes]]
 
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-MAX_ANSWER_HEADERS = 256
-_LAST_STATUS = 599
-_MAX_LENGTH_DIGITS = 15
-_EVENTS = b"text/event-stream"
-_NO_BODY = frozenset({204, 304})
+_STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+MAX_ANSWER_HEADERS: Final = 256
+_LAST_STATUS: Final = 599
+_MAX_LENGTH_DIGITS: Final = 15
+_EVENTS: Final = b"text/event-stream"
+_NO_BODY: Final = frozenset({204, 304})
 
-_ANSWER_DROPPED = frozenset(
+_ANSWER_DROPPED: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -33,11 +34,11 @@ _ANSWER_DROPPED = frozenset(
         b"set-cookie",
     }
 )
-_PROVIDER_DROPPED = frozenset({b"alt-svc", b"strict-transport-security"})
+_PROVIDER_DROPPED: Final = frozenset({b"alt-svc", b"strict-transport-security"})
 """What a provider says of its own origin; it would be false of the front door's."""
-HOPS = b"x-hostler-hops"
+HOPS: Final = b"x-hostler-hops"
 """Counts the gateways on the way to a provider, as an external model may lead back to the platform it is on."""
-_PROVIDER_SEES = frozenset(
+_PROVIDER_SEES: Final = frozenset(
     {
         b"accept",
         b"content-type",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -17,22 +18,22 @@ from hostler.gateway.refusals import (
 )
 from hostler.gateway.routing import METHODS, Route
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 100
-MAX_URL_BYTES = 8 * 1024
-_KEPT_HEAD_BYTES = 2048
-_MOST_HEADS = 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 100
+MAX_URL_BYTES: Final = 8 * 1024
+_KEPT_HEAD_BYTES: Final = 2048
+_MOST_HEADS: Final = 1024
 
-_METHOD_NAMES = {method.encode(): method for method in METHODS}
-_HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
-_ABSOLUTE = re.compile(r"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+=/\-]{1,128}")
-OWN_ID = b"req-"
+_METHOD_NAMES: Final = {method.encode(): method for method in METHODS}
+_HOST: Final = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:+=/\-]{1,128}")
+OWN_ID: Final = b"req-"
 """How ids begin that gateways give. No caller may choose one: an engine could take two requests for one."""
-_MAX_LENGTH_DIGITS = 15
+_MAX_LENGTH_DIGITS: Final = 15
 
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"authorization", b"x-api-key"})
-_DROPPED = frozenset(
+_ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"authorization", b"x-api-key"})
+_DROPPED: Final = frozenset(
     {
         b"keep-alive",
         b"proxy-connection",
@@ -47,7 +48,7 @@ _DROPPED = frozenset(
         b"x_api_key",
     }
 )
-_READ_HERE = _ONCE | _DROPPED | {b"connection", b"x-request-id"}
+_READ_HERE: Final = _ONCE | _DROPPED | {b"connection", b"x-request-id"}
 """Headers that end at the gateway: framing, the hop's own, and the caller's credentials."""
 
 
