@@ -53,7 +53,8 @@ def main() -> None:
     # Modules are named after their paths from here.
     os.chdir(SOURCE)
     with tempfile.TemporaryDirectory(prefix="hostler-compile-") as scratch:
-        options = ["--cache-dir", os.environ.get("MYPY_CACHE_DIR", f"{scratch}/mypy")]
+        # A cache of another run has been seen to know a class as it was before.
+        options = ["--cache-dir", f"{scratch}/mypy"]
         extensions = mypycify(
             [*options, *MODULES], opt_level=LEVEL, debug_level="0", group_name=GROUP, target_dir=f"{scratch}/c"
         )

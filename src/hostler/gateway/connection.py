@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, cast
 from hostler.gateway.access_log import line_of
 from hostler.gateway.addresses import address_text
 from hostler.gateway.answers import Answer, error_answer
+from hostler.gateway.client_side import Client
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
 from hostler.gateway.intake import Intake
@@ -35,12 +36,11 @@ _COUNTED_BYTES: Final = 4096
 _GONE: Final = frozenset({7, 8})
 """`tcpi_state` of a connection whose other end is gone: CLOSE and CLOSE_WAIT of the kernel's `tcp_states.h`."""
 
-
 _NONE: Final = Request(Head(), b"")
 
 
-class Connection(asyncio.Protocol):
-    """Implements `exchange.Client` and `front.Swept`.
+class Connection(asyncio.Protocol, Client):
+    """Implements `front.Swept`.
 
     `_request` is the request under way, `_NONE` between requests; `_body_open` says that bytes of its body are still to
     come, which `_intake` takes. Bytes after it wait in `_pending`.

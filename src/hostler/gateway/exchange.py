@@ -31,7 +31,7 @@ from hostler.gateway.request import Request
 from hostler.gateway.series import FailureReason
 from hostler.gateway.shared_limits import Reserved
 from hostler.gateway.table import Endpoint
-from hostler.gateway.upstream import Pool, UpstreamConnection
+from hostler.gateway.upstream import Pool, Taker, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
 from hostler.spec.usage import Outcome
 
@@ -46,8 +46,8 @@ _STALE_WITHIN_S: Final = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
 
 
-class Exchange:
-    """Implements `upstream.Taker`. `body` None streams: its pieces come by `body_piece` and `body_end`."""
+class Exchange(Taker):
+    """`body` None streams: its pieces come by `body_piece` and `body_end`."""
 
     __slots__ = (
         "_account",

@@ -36,7 +36,12 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Taker(Protocol):
-    """What uses a connection: one request at a time. Called from the event loop; may close or give back in any call."""
+    """What uses a connection: one request at a time. Called from the event loop; may close or give back in any call.
+
+    Who inherits from it is called directly where the gateway is compiled; whoever only looks like it is called too.
+    """
+
+    __slots__ = ()
 
     method: str
     """Of the request."""
