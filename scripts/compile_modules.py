@@ -54,7 +54,7 @@ def main() -> None:
     os.chdir(SOURCE)
     with tempfile.TemporaryDirectory(prefix="hostler-compile-") as scratch:
         # A cache of another run has been seen to know a class as it was before.
-        options = ["--cache-dir", f"{scratch}/mypy"]
+        options = ["--cache-dir", f"{scratch}/mypy", "--ignore-missing-imports"]
         extensions = mypycify(
             [*options, *MODULES], opt_level=LEVEL, debug_level="0", group_name=GROUP, target_dir=f"{scratch}/c"
         )
