@@ -6,13 +6,17 @@ NODE := tests/system/clients/node
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 
-.PHONY: demo test test-vllm fuzz chaos check format bench bench-gateway bench-scaling clean
+.PHONY: demo test test-compiled test-vllm fuzz chaos check format compile uncompile bench bench-gateway bench-scaling clean
 
 demo: $(VENV)/.demo
 	$(BIN)/hostler demo
 
 test: $(VENV)/.clients $(VENV)/.services
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# The rooms that are compiled, with their compiled modules; `make uncompile` goes back to the sources.
+test-compiled: compile $(VENV)/.services
+	$(BIN)/pytest -n 2 --dist loadgroup tests/gateway tests/decide
 
 test-vllm: $(VENV)/.test
 	$(BIN)/python scripts/vllm_environment.py .venv-vllm
@@ -36,11 +40,18 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+compile: $(VENV)/.test
+	HOSTLER_COMPILE=1 $(UV) --editable . --no-deps --reinstall-package hostler
+
+uncompile:
+	find src/hostler -name '*.so' -delete
+
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/startup.py
 
 # Options go to it with ARGS, as in: make bench-gateway ARGS='--only plain,stream'
 bench-gateway: $(VENV)/.bench
+	HOSTLER_COMPILE=1 $(UV) --editable . --no-deps --reinstall-package hostler
 	$(BIN)/python scripts/bench_peers.py
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
 
@@ -48,7 +59,7 @@ bench-gateway: $(VENV)/.bench
 bench-scaling: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
-clean:
+clean: uncompile
 	rm -rf $(VENV) .venv-vllm .venv-clients .venv-bench-* $(NODE)/node_modules
 
 $(VENV)/.uv:

@@ -12,6 +12,7 @@ import msgspec
 import hostler
 from benchmarks.gateway.peers import Launch, Peer, Site
 from benchmarks.gateway.traffic import KEY, PLAIN_MODEL, STREAM_MODEL
+from hostler.gateway.build import build_state
 from hostler.settings import Settings
 from hostler.spec.snapshot import DeploymentRoute, EndpointRoute, KeyGrant, LimitSet, ReplicaTarget, Snapshot
 
@@ -25,7 +26,7 @@ def hostler_peer(name: str = NAME, *, endpoints: int = 1, keys: int = 1) -> Peer
     """Hostler with so many endpoints for plain requests and so many keys; one endpoint more for streams."""
     return Peer(
         name=name,
-        version=lambda: hostler.__version__,
+        version=lambda: f"{hostler.__version__} ({build_state()})",
         launch=lambda site: _launch(site, endpoints=endpoints, keys=keys),
     )
 

@@ -96,7 +96,7 @@ def test_an_error_in_the_worker_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
         worker = FuzzedWorker()
         await worker.start()
         try:
-            monkeypatch.setattr("hostler.gateway.request.read_head", fail)
+            monkeypatch.setattr("hostler.gateway.request.HttpRequestParser", fail)
             await worker.run([(GOOD, 0)])
         finally:
             await worker.stop()

@@ -16,6 +16,7 @@ import click
 
 from hostler.cli.output import coloured, emit
 from hostler.cli.session import Session, output_option, with_session
+from hostler.gateway.build import build_state
 from hostler.ports import check_port
 from hostler.spec.errors import HostlerError
 from hostler.spec.fields import format_bytes
@@ -67,6 +68,7 @@ def examine(session: Session) -> Iterator[Check]:
 
     info = running(session.settings)
     yield _python()
+    yield _gateway()
     yield _home(session)
     yield _credentials(session)
     yield from _ports(session, info)
@@ -82,6 +84,16 @@ def _python() -> Check:
     if sys.version_info[:2] < MIN_PYTHON:
         return Check("python", "fail", version, "Hostler needs Python 3.11 or later.")
     return Check("python", "ok", f"{version} in {sys.prefix}")
+
+
+def _gateway() -> Check:
+    match build_state():
+        case "compiled":
+            return Check("gateway", "ok", "compiled")
+        case "plain":
+            return Check("gateway", "ok", "not compiled: about half as fast (docs/operations.md)")
+        case "stale":
+            return Check("gateway", "warn", "compiled from sources that have changed since", "make compile")
 
 
 def _home(session: Session) -> Check:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-WINDOW_S = 60.0
-GRAIN_S = 0.1
-NEVER_S = float("inf")
+WINDOW_S: Final = 60.0
+GRAIN_S: Final = 0.1
+NEVER_S: Final = float("inf")
 
 
 class Limit(StrEnum):
@@ -164,16 +164,16 @@ class Usual:
         return self._initial if self.mean is None else self.mean + 4 * self.deviation
 
 
-PROMPT_TOKENS_PER_BYTE = 0.5
+PROMPT_TOKENS_PER_BYTE: Final = 0.5
 """Before an endpoint was seen: twice what English text has, and more than Chinese does in UTF-8."""
-TEMPLATE_TOKENS = 16
+TEMPLATE_TOKENS: Final = 16
 """Added for what a chat template puts around a prompt."""
-OUTPUT_TOKENS = 256
+OUTPUT_TOKENS: Final = 256
 """Before an endpoint was seen."""
 
 
-_SEEN_ALWAYS = 64
-_SEEN_OF = 8
+_SEEN_ALWAYS: Final = 64
+_SEEN_OF: Final = 8
 """After the first `_SEEN_ALWAYS` requests, one of so many is looked at: habits change slowly."""
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from hostler.gateway.access_log import AccessLine, line_of
-from hostler.gateway.bodies import CallFields
+from hostler.gateway.bodies import answers_asked, most_tokens
+from hostler.gateway.call_fields import CallFields
 from hostler.gateway.front import Front
 from hostler.gateway.heads import AnswerHead
-from hostler.gateway.metering import BodyMeter, EventMeter, Meter, Used, used_of
+from hostler.gateway.limits import bounds
+from hostler.gateway.metering import BodyMeter, EventMeter, Meter, used_of
 from hostler.gateway.request import Request
 from hostler.gateway.shared_limits import Asked, Reserved
 from hostler.gateway.table import Endpoint
+from hostler.gateway.usage_fields import Used
 from hostler.spec.errors import Unavailable
-from hostler.spec.snapshot import NO_LIMITS, KeyGrant
+from hostler.spec.snapshot import KeyGrant
 from hostler.spec.usage import Outcome, UsageRecord
 
-_NOTHING = Used(0, 0)
-_ENCODER = msgspec.msgpack.Encoder()
+_NOTHING: Final = Used(0, 0)
+_ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 class Account:
@@ -79,8 +82,7 @@ class Account:
         self._demand = front.demands[endpoint.name]
         self.held_s = -1.0
         """How long the request was held before it set out; negative if it was not."""
-        limits, more = grant.limits, endpoint.route.limits
-        self.limited = (limits is not NO_LIMITS and limits.any) or (more is not NO_LIMITS and more.any)
+        self.limited = bounds(grant.limits) or bounds(endpoint.route.limits)
         """Whether its key or its endpoint has limits."""
         self.reached = False
         """Whether it was sent to an upstream, or was about to be."""
@@ -130,7 +132,7 @@ class Account:
                 (f"key {self._grant.id}", self._grant.limits),
                 (f"endpoint {self._endpoint.name}", self._endpoint.route.limits),
             )
-            if limits.any
+            if bounds(limits)
         ]
         return Asked(
             tuple(subject for subject, _ in pairs),
@@ -152,13 +154,15 @@ class Account:
         if call is None:
             return 0, True
         habit = self._front.limiter.habit(self._endpoint.name)
-        most = call.most_tokens
-        tokens = habit.prompt(self._body_bytes) + habit.answer(most, choices=call.answers)
+        most = most_tokens(call)
+        tokens = habit.prompt(self._body_bytes) + habit.answer(most, choices=answers_asked(call))
         if most is not None:
             return tokens, True
         # An estimate is no reason to take more than there is.
-        bounds = (self._grant.limits.tpm, self._endpoint.route.limits.tpm)
-        return min(tokens, *(bound for bound in bounds if bound is not None)) if any(bounds) else tokens, False
+        for bound in (self._grant.limits.tpm, self._endpoint.route.limits.tpm):
+            if bound and bound < tokens:
+                tokens = bound
+        return tokens, False
 
     @property
     def counts_tokens(self) -> bool:
@@ -238,7 +242,7 @@ class Account:
         estimated = self._call is not None and (not whole or (used is None and (self._streamed or unread)))
         if estimated:
             if used is not None:
-                used = used._replace(completion_tokens=max(used.completion_tokens, events))
+                used = msgspec.structs.replace(used, completion_tokens=max(used.completion_tokens, events))
             else:
                 used = Used(self._front.limiter.habit(self._endpoint.name).likely_prompt(self._body_bytes), events)
         self._record(outcome, status=status, deployment=deployment, used=used, estimated=estimated)
@@ -249,7 +253,8 @@ class Account:
             return
         self._status, self.outcome, self._used = status, outcome, used
         front, grant, endpoint = self._front, self._grant, self._endpoint
-        prompt, completion, cached = used if used is not None else (0, 0, 0)
+        told = used if used is not None else _NOTHING
+        prompt, completion = told.prompt_tokens, told.completion_tokens
         now = time.monotonic()
         if front.journal is not None:
             record = UsageRecord(
@@ -264,7 +269,7 @@ class Account:
                 now - self._started_at,
                 used is not None,
                 prompt,
-                cached,
+                told.cached_tokens,
                 completion,
                 estimated,
                 self._request.id.decode("ascii"),
@@ -294,15 +299,15 @@ class Account:
             self._reservation.settle(tokens, now=now)
         if not self.reached:
             return
-        prompt, completion, _ = self._used or _NOTHING
+        used = self._used or _NOTHING
         front.metrics.answered(
             self._endpoint.name,
             status=self._status,
             outcome=self.outcome,
             seconds=now - self._started_at,
             ttft_s=self._ttft_s(),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
             streamed=self._streamed,
         )
 
@@ -313,7 +318,7 @@ class Account:
 
     def line(self, *, client: str, status: int, outcome: Outcome | Literal["refused"], sent_bytes: int) -> AccessLine:
         """The request as a line of the access log."""
-        prompt, completion, _ = self._used or _NOTHING
+        used = self._used or _NOTHING
         ttft_s = self._ttft_s()
         return line_of(
             self._request,
@@ -326,6 +331,6 @@ class Account:
             project=self._grant.project,
             endpoint=self._endpoint.name,
             ttft_s=ttft_s if ttft_s >= 0 else None,
-            prompt_tokens=prompt,
-            completion_tokens=completion,
+            prompt_tokens=used.prompt_tokens,
+            completion_tokens=used.completion_tokens,
         )

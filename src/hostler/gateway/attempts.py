@@ -10,6 +10,7 @@ which must not kill the next one.
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from hostler.gateway.account import Account
 from hostler.gateway.affinity import prefix_key
@@ -22,7 +23,7 @@ from hostler.gateway.series import FailureReason
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool, Taker, UpstreamConnection
 
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS: Final = 4
 """Of one request. Refused connections cost little, and half of the replicas may be gone before that is known."""
 
 

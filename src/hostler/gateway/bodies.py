@@ -3,67 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Final
 
 import msgspec
 
+from hostler.gateway.call_fields import CallFields, RoutedFields
 from hostler.spec.errors import InvalidRequest
 
-MOST_ASKED = 10**6
+MOST_ASKED: Final = 10**6
 """Tokens, and choices, that a caller is taken to ask for at most: more is no engine's, and for it to refuse."""
 
 
-class CallFields(msgspec.Struct, gc=False):
-    """What the gateway reads of a call of OpenAI's API."""
-
-    model: str
-    stream: bool | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    max_output_tokens: int | None = None
-    n_predict: int | None = None
-    n: int | None = None
-    best_of: int | None = None
-    prompt: str | list[msgspec.Raw] | None = None
-    stream_options: dict[str, Any] | None = None
-
-    @property
-    def most_tokens(self) -> int | None:
-        """The bound that the caller set on an answer's tokens: the highest, whichever of them the engine reads.
-
-        None if there is none, or llama.cpp's `n_predict` takes it away.
-        """
-        bounds = [
-            bound
-            for bound in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict)
-            if bound is not None
-        ]
-        if not bounds or max(bounds) <= 0 or (self.n_predict is not None and self.n_predict <= 0):
-            return None
-        return min(max(bounds), MOST_ASKED)
-
-    @property
-    def answers(self) -> int:
-        """How many answers are asked for: choices, for each of several prompts."""
-        prompts, prompt = 1, self.prompt
-        # A list of numbers is one prompt, of token ids.
-        if isinstance(prompt, list) and prompt and bytes(prompt[0])[:1] in (b'"', b"["):
-            prompts = len(prompt)
-        return prompts * min(max(self.n or 1, self.best_of or 1, 1), MOST_ASKED)
-
-    @property
-    def wants_usage(self) -> bool:
-        """Whether the caller asked for the chunk that tells a stream's usage."""
-        return self.stream_options is not None and self.stream_options.get("include_usage") is True
+_CALL: Final = msgspec.json.Decoder(CallFields)
+_ROUTED: Final = msgspec.json.Decoder(RoutedFields)
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class _Routed(msgspec.Struct):
-    model: str
+def most_tokens(call: CallFields) -> int | None:
+    """The bound that the caller set on an answer's tokens: the highest, whichever of them the engine reads.
+
+    None if there is none, or llama.cpp's `n_predict` takes it away.
+    """
+    most = 0
+    for bound in (call.max_tokens, call.max_completion_tokens, call.max_output_tokens, call.n_predict):
+        if bound is not None and bound > most:
+            most = bound
+    predicted = call.n_predict
+    if most == 0 or (predicted is not None and predicted <= 0):
+        return None
+    return most if most < MOST_ASKED else MOST_ASKED
 
 
-_CALL = msgspec.json.Decoder(CallFields)
-_ROUTED = msgspec.json.Decoder(_Routed)
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+def answers_asked(call: CallFields) -> int:
+    """How many answers are asked for: choices, for each of several prompts."""
+    choices, best, prompt = call.n or 1, call.best_of or 1, call.prompt
+    choices = max(choices, best)
+    if choices < 1:
+        choices = 1
+    elif choices > MOST_ASKED:
+        choices = MOST_ASKED
+    # A list of numbers is one prompt, of token ids.
+    if isinstance(prompt, list) and prompt and bytes(prompt[0])[:1] in (b'"', b"["):
+        return choices * len(prompt)
+    return choices
+
+
+def wants_usage(call: CallFields) -> bool:
+    """Whether the caller asked for the chunk that tells a stream's usage."""
+    return call.stream_options is not None and call.stream_options.get("include_usage") is True
 
 
 def read_call(body: bytes) -> CallFields:

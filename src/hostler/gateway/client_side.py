@@ -9,7 +9,12 @@ from hostler.spec.errors import HostlerError
 
 
 class Client(Protocol):
-    """Takes an answer. `write` sends a part of it."""
+    """Takes an answer. `write` sends a part of it.
+
+    Who inherits from it is called directly where the gateway is compiled; whoever only looks like it is called too.
+    """
+
+    __slots__ = ()
 
     write: Callable[[bytes], None]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Literal, cast
+from collections.abc import Callable
+from typing import Any, Final, Literal, cast
 
 from hostler.gateway.access_log import line_of
 from hostler.gateway.addresses import address_text
 from hostler.gateway.answers import Answer, error_answer
+from hostler.gateway.client_side import Client
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
 from hostler.gateway.intake import Intake
@@ -20,24 +22,23 @@ from hostler.spec.errors import HostlerError, TooLarge, Unavailable
 from hostler.spec.snapshot import KeyGrant
 from hostler.spec.usage import Outcome
 
-_TURNED_AWAY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_HEAD_END = b"\r\n\r\n"
-_LAST_LINE_BREAK = 0x0D
-_HEADS_PER_TURN = 32
-UNSENT_BYTES = 32 * 1024
+_TURNED: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_HEAD_END: Final = b"\r\n\r\n"
+_LAST_LINE_BREAK: Final = 0x0D
+_HEADS_PER_TURN: Final = 32
+UNSENT_BYTES: Final = 32 * 1024
 """Of an answer may wait for its client here, beyond what one read from the engine brings, before reading stops."""
-_COUNTED_BYTES = 4096
+_COUNTED_BYTES: Final = 4096
 """Bodies up to this size are not worth counting among those that are kept."""
-_GONE = frozenset({7, 8})
+_GONE: Final = frozenset({7, 8})
 """`tcpi_state` of a connection whose other end is gone: CLOSE and CLOSE_WAIT of the kernel's `tcp_states.h`."""
 
+_NONE: Final = Request(Head(), b"")
 
-_NONE = Request(Head(), b"")
 
-
-class Connection(asyncio.Protocol):
-    """Implements `exchange.Client` and `front.Swept`.
+class Connection(asyncio.Protocol, Client):
+    """Implements `front.Swept`.
 
     `_request` is the request under way, `_NONE` between requests; `_body_open` says that bytes of its body are still to
     come, which `_intake` takes. Bytes after it wait in `_pending`.
@@ -69,6 +70,7 @@ class Connection(asyncio.Protocol):
     )
 
     _transport: asyncio.Transport
+    write: Callable[[bytes], None]
 
     def __init__(self, front: Front) -> None:
         self._front = front
@@ -100,7 +102,7 @@ class Connection(asyncio.Protocol):
         self.write = self._transport.write if self._front.access_log is None else self._write_counted
         if not self._front.admit(self, transport.get_extra_info("peername")):
             self._closing = True
-            self._transport.write(_TURNED_AWAY)
+            self._transport.write(_TURNED)
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -495,5 +497,4 @@ class Connection(asyncio.Protocol):
         return found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _GONE
 
     def _socket(self) -> socket.socket | None:
-        found: socket.socket | None = self._transport.get_extra_info("socket")
-        return found
+        return cast("socket.socket | None", self._transport.get_extra_info("socket"))

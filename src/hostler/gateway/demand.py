@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Container, Mapping
+from typing import Final
 
 from hostler.gateway.limits import Limiter
 from hostler.gateway.waiting import Queue
 from hostler.spec.demand import TTFT_BOUNDS_S, EndpointLoad
 
-_BUCKETS = len(TTFT_BOUNDS_S) + 1
+_BUCKETS: Final = len(TTFT_BOUNDS_S) + 1
 
 
 class Demand:

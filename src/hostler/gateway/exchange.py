@@ -11,6 +11,8 @@ stream that is held has an early head (`held_stream`): what goes wrong before th
 
 from __future__ import annotations
 
+from typing import Final
+
 from hostler.gateway.account import Account
 from hostler.gateway.client_side import Client
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
@@ -27,10 +29,10 @@ from hostler.gateway.upstream import Pool, UpstreamConnection
 from hostler.spec.errors import DeadlineExceeded, HostlerError, UpstreamFailed
 from hostler.spec.usage import Outcome
 
-_JOINED_BYTES = 64 * 1024
+_JOINED_BYTES: Final = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
 
-_STALE_WITHIN_S = 0.1
+_STALE_WITHIN_S: Final = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
 
 

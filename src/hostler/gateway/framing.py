@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from hostler.gateway.refusals import malformed
 
-LAST_CHUNK = b"0\r\n\r\n"
-MAX_CHUNK_LINE_BYTES = 256
-MAX_TRAILER_BYTES = 8 * 1024
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")
-_TRAILER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
-_NO_TRAILERS = frozenset(
+LAST_CHUNK: Final = b"0\r\n\r\n"
+MAX_CHUNK_LINE_BYTES: Final = 256
+MAX_TRAILER_BYTES: Final = 8 * 1024
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[\t -~\x80-\xff]*)?")
+_TRAILER: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[\t -~\x80-\xff]*")
+_NO_TRAILERS: Final = frozenset(
     {
         b"authorization",
         b"connection",
@@ -36,7 +37,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_SIZES = {b"%x" % size: size for size in range(1, 2048)} | {b"%X" % size: size for size in range(1, 2048)}
+_SIZES: Final = {b"%x" % size: size for size in range(1, 2048)} | {b"%X" % size: size for size in range(1, 2048)}
 
 
 def whole_chunks(data: bytes) -> int:

@@ -171,7 +171,7 @@ class Front:
     def next_record_id(self) -> str:
         """The id of a usage record, unique over all workers, hosts and restarts, whatever a caller sends."""
         self._counter += 1
-        return f"{self._record_prefix}-{self._counter:x}"
+        return f"{self._record_prefix}-{self._counter}"
 
     def admit(self, connection: Swept, peer: Any) -> bool:
         """Count a new connection of `peer`, an address as the transport has it; False if there are too many."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -11,14 +12,14 @@ from hostler.gateway.request import Head, Request
 
 Headers = list[tuple[bytes, bytes]]
 
-_STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
-MAX_ANSWER_HEADERS = 256
-_LAST_STATUS = 599
-_MAX_LENGTH_DIGITS = 15
-_EVENTS = b"text/event-stream"
-_NO_BODY = frozenset({204, 304})
+_STATUS_LINES: Final = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus}
+MAX_ANSWER_HEADERS: Final = 256
+_LAST_STATUS: Final = 599
+_MAX_LENGTH_DIGITS: Final = 15
+_EVENTS: Final = b"text/event-stream"
+_NO_BODY: Final = frozenset({204, 304})
 
-_ANSWER_DROPPED = frozenset(
+_ANSWER_DROPPED: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
@@ -33,11 +34,11 @@ _ANSWER_DROPPED = frozenset(
         b"set-cookie",
     }
 )
-_PROVIDER_DROPPED = frozenset({b"alt-svc", b"strict-transport-security"})
+_PROVIDER_DROPPED: Final = frozenset({b"alt-svc", b"strict-transport-security"})
 """What a provider says of its own origin; it would be false of the front door's."""
-HOPS = b"x-hostler-hops"
+HOPS: Final = b"x-hostler-hops"
 """Counts the gateways on the way to a provider, as an external model may lead back to the platform it is on."""
-_PROVIDER_SEES = frozenset(
+_PROVIDER_SEES: Final = frozenset(
     {
         b"accept",
         b"content-type",
@@ -92,12 +93,11 @@ class AnswerHead:
             raise UnusableAnswer("a switch of protocols nobody asked for")
         self.status = status
         self.informational = status < 200
-        self.length: int | None = None
-        self.chunked = False
         self.events = False
         self.encoded = False
         options: set[bytes] = set()
         passed: Headers = []
+        framing: Headers = []
         for name, value in headers:
             if name not in _ANSWER_DROPPED:
                 self.encoded |= name == b"content-encoding"
@@ -106,7 +106,8 @@ class AnswerHead:
             elif name == b"connection":
                 options |= {option.strip(b" \t") for option in value.lower().split(b",")}
             else:
-                self._take_framing(name, value.strip(b" \t"))
+                framing.append((name, value.strip(b" \t")))
+        self.length, self.chunked = _framing_of(framing)
         if version not in ("1.0", "1.1"):
             raise UnusableAnswer("what is not HTTP/1")
         if self.chunked and (self.length is not None or version == "1.0"):
@@ -125,15 +126,22 @@ class AnswerHead:
         if self.length is not None and status != 204:
             self.whole += b"content-length: %d\r\n" % self.length
 
-    def _take_framing(self, name: bytes, value: bytes) -> None:
+
+def _framing_of(headers: Headers) -> tuple[int | None, bool]:
+    """The length that `headers` announce, and whether the body is chunked. Raises `UnusableAnswer`."""
+    length: int | None = None
+    chunked = False
+    for name, value in headers:
         if name == b"content-length":
-            if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS or self.length not in (None, int(value)):
+            told = int(value) if value.isdigit() and len(value) <= _MAX_LENGTH_DIGITS else -1
+            if told < 0 or length not in (None, told):
                 raise UnusableAnswer("a length that is not one number")
-            self.length = int(value)
+            length = told
         elif name == b"transfer-encoding":
-            if self.chunked or value.lower() != b"chunked":
+            if chunked or value.lower() != b"chunked":
                 raise UnusableAnswer("a transfer coding other than chunked")
-            self.chunked = True
+            chunked = True
+    return length, chunked
 
 
 class _AnswerParts:

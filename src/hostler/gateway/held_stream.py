@@ -8,7 +8,7 @@ what goes wrong after that is an event, and what the head would have said is a c
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,14 +16,14 @@ from hostler.gateway.heads import AnswerHead, connection_line, status_line
 from hostler.gateway.request import Request
 from hostler.spec.errors import HostlerError, UpstreamFailed
 
-BEAT_S = 3.0
+BEAT_S: Final = 3.0
 """From one comment to the next."""
-MAX_WHOLE_BYTES = 1024 * 1024
+MAX_WHOLE_BYTES: Final = 1024 * 1024
 """Of an answer that is no stream of events, which is read whole to become one."""
-_STREAMING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
-_NAMED_EVENTS = ("/v1/responses", "/v1/messages")
+_STREAMING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+_NAMED_EVENTS: Final = ("/v1/responses", "/v1/messages")
 """Paths whose events have names."""
-_MOST_TEXT = 1000
+_MOST_TEXT: Final = 1000
 
 
 def may_begin_early(target: str) -> bool:

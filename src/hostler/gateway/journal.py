@@ -21,14 +21,15 @@ import time
 import zlib
 from collections import deque
 from pathlib import Path
+from typing import Final
 
-SEGMENT_BYTES = 1024 * 1024
-LARGEST_RECORD_BYTES = 4096
-_FRAME = struct.Struct("<II")
-_FRAME_BYTES = _FRAME.size
-_SUFFIX = ".journal"
-_UNNAMED = ".new"
-_UNNAMED_FOR_S = 60.0
+SEGMENT_BYTES: Final = 1024 * 1024
+LARGEST_RECORD_BYTES: Final = 4096
+_FRAME: Final = struct.Struct("<II")
+_FRAME_BYTES: Final = _FRAME.size
+_SUFFIX: Final = ".journal"
+_UNNAMED: Final = ".new"
+_UNNAMED_FOR_S: Final = 60.0
 
 _log = logging.getLogger("hostler.gateway.journal")
 

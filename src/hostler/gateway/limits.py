@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
+from typing import Final
 
 from hostler.decide.limits import NEVER_S, WINDOW_S, Grain, Limit, Refusal, TokenHabit, Window
 from hostler.gateway.refusals import LimitName, RateLimited
-from hostler.spec.snapshot import LimitSet
+from hostler.spec.snapshot import NO_LIMITS, LimitSet
 
-_SWEPT_AT_ONCE = 1000
-_CONCURRENCY_WAIT_S = 1.0
+_SWEPT_AT_ONCE: Final = 1000
+_CONCURRENCY_WAIT_S: Final = 1.0
 """Told when too many requests are under way and it is not known how long they take."""
 
 
@@ -110,10 +111,12 @@ def _template(limits: LimitSet) -> bytes:
     return b"".join(parts)
 
 
-REQUEST_LINES = (
+REQUEST_LINES: Final = (
     b"x-ratelimit-limit-requests: %d\r\nx-ratelimit-remaining-requests: %d\r\nx-ratelimit-reset-requests: %dms\r\n"
 )
-TOKEN_LINES = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %dms\r\n"
+TOKEN_LINES: Final = (
+    b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\nx-ratelimit-reset-tokens: %dms\r\n"
+)
 
 
 class Reservation:
@@ -160,6 +163,13 @@ class Reservation:
         """The `x-ratelimit-*` headers of the key's limits, or the endpoint's if the key has none."""
         subject = self._key or self._endpoint
         return subject.lines(self._limits) if subject is not None else b""
+
+
+def bounds(limits: LimitSet) -> bool:
+    """Whether there is a bound at all. As `LimitSet.any`, which is not compiled; each request asks."""
+    if limits is NO_LIMITS:
+        return False
+    return limits.rpm is not None or limits.tpm is not None or limits.max_concurrency is not None
 
 
 def share_of(limits: LimitSet, *, worker: int, workers: int) -> LimitSet:
@@ -209,8 +219,8 @@ class Limiter:
         """
         if self._workers > 1:
             key_limits, endpoint_limits = self._share(key_limits), self._share(endpoint_limits)
-        of_key = self._subject("key", key) if key_limits.any else None
-        of_endpoint = self._subject("endpoint", endpoint) if endpoint_limits.any else None
+        of_key = self._subject("key", key) if bounds(key_limits) else None
+        of_endpoint = self._subject("endpoint", endpoint) if bounds(endpoint_limits) else None
         if of_key is None and of_endpoint is None:
             return None
         told = key_limits if of_key is not None else endpoint_limits
@@ -221,8 +231,8 @@ class Limiter:
     def sweep(self, now: float, *, endpoints: Container[str]) -> None:
         """Forget subjects that have taken nothing for a window, a part of them at each call, and endpoints that are
         gone."""
-        for name in [one for one in self._habits if one not in endpoints]:
-            del self._habits[name]
+        for gone in [one for one in self._habits if one not in endpoints]:
+            del self._habits[gone]
         if not self._unswept:
             self._unswept = list(self._subjects)
         part, self._unswept = self._unswept[:_SWEPT_AT_ONCE], self._unswept[_SWEPT_AT_ONCE:]
@@ -257,7 +267,7 @@ _NAMES: dict[tuple[str, Limit], LimitName] = {
     ("endpoint", Limit.TPM): "endpoint_tpm",
     ("endpoint", Limit.MAX_CONCURRENCY): "endpoint_max_concurrency",
 }
-_TAKEN = {
+_TAKEN: Final = {
     Limit.RPM: "requests in the last 60 seconds",
     Limit.TPM: "tokens in the last 60 seconds",
     Limit.MAX_CONCURRENCY: "requests at once",

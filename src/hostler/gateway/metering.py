@@ -10,82 +10,42 @@ import contextlib
 import re
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
-MOST_BODY_BYTES = 1024 * 1024
+from hostler.gateway.usage_fields import Body, Event, Usage, Used
+
+MOST_BODY_BYTES: Final = 1024 * 1024
 """Of a body that is kept to be read whole; of a larger one, the usage is looked for at both ends."""
-MOST_KEPT_BYTES = 32 * 1024 * 1024
+MOST_KEPT_BYTES: Final = 32 * 1024 * 1024
 """Of all bodies of answers that a worker keeps at once."""
-_BYTES_OF_A_TOKEN = 4
+_BYTES_OF_A_TOKEN: Final = 4
 """What a token of text has about, where nothing else tells how many there are."""
-MOST_TOKENS = 10**12
+MOST_TOKENS: Final = 10**12
 """That one answer is taken to have used, whatever it says: numbers above are of no engine, and fit no record."""
-_END_BYTES = 8 * 1024
-_MOST_HELD_BYTES = 64 * 1024
+_END_BYTES: Final = 8 * 1024
+_MOST_HELD_BYTES: Final = 64 * 1024
 """Of an event that is not whole, while it is held back to see whether it is one the client must not get."""
 
-_USAGE = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
-_TELLS_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_CONTENT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)"\s*:\s*"[^"]')
-_ROLE = re.compile(rb'"role"\s*:\s*"assistant"')
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"')
-_LAST = re.compile(
+_USAGE: Final = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
+_TELLS_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
+_CONTENT: Final = re.compile(rb'"(?:content|text|reasoning|reasoning_content)"\s*:\s*"[^"]')
+_ROLE: Final = re.compile(rb'"role"\s*:\s*"assistant"')
+_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
+_LAST: Final = re.compile(
     rb"^(?:data: ?\[DONE\]|event: ?(?:message_stop|response\.(?:completed|incomplete|failed)))", re.MULTILINE
 )
 
 
-class _Details(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    """Usage in the words of OpenAI's chat and completions, its responses, and Anthropic's messages."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _Details | None = None
-    cache_read_input_tokens: int | None = None
-
-
-class _Body(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _Nested(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-class _Event(msgspec.Struct):
-    """An event of a stream: a chunk, or one of the events of responses and messages."""
-
-    usage: _Usage | None = None
-    choices: list[msgspec.Raw] | None = None
-    response: _Nested | None = None
-    message: _Nested | None = None
-
-
-_BODY = msgspec.json.Decoder(_Body)
-_USAGE_DECODER = msgspec.json.Decoder(_Usage)
-_EVENT = msgspec.json.Decoder(_Event)
-_LAST_CHUNKS = (b"[DONE]\n\n\r\n", b'"message_stop"}\n\n\r\n')
+_BODY: Final = msgspec.json.Decoder(Body)
+_USAGE_DECODER: Final = msgspec.json.Decoder(Usage)
+_EVENT: Final = msgspec.json.Decoder(Event)
+_LAST_CHUNKS: Final = (b"[DONE]\n\n\r\n", b'"message_stop"}\n\n\r\n')
 """What a stream's last chunk ends with, framing and all."""
 
-_TOKEN_NAMES = (b"_block_delta", b".delta")
+_TOKEN_NAMES: Final = (b"_block_delta", b".delta")
 """Ends of the names of events that bring tokens, where events have names: in messages and in responses."""
-
-
-class Used(NamedTuple):
-    """Tokens of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
 
 
 def used_of(body: bytes) -> Used | None:
@@ -97,7 +57,7 @@ def used_of(body: bytes) -> Used | None:
     return _used(usage) if usage is not None else None
 
 
-def _used(usage: _Usage, before: Used | None = None) -> Used:
+def _used(usage: Usage, before: Used | None = None) -> Used:
     """What `usage` tells; what it leaves out is as `before`."""
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if prompt is not None and completion is not None and 0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS:
@@ -111,7 +71,7 @@ def _bounded(tokens: int) -> int:
     return min(max(0, tokens), MOST_TOKENS)
 
 
-def _used_in_other_words(usage: _Usage, before: Used | None) -> Used:
+def _used_in_other_words(usage: Usage, before: Used | None) -> Used:
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
     if prompt is None:

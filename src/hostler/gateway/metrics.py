@@ -232,6 +232,6 @@ class Metrics:
         yield LAG.buckets(counts=self._lag.counts, total=self._lag.sum)
         yield INFO.header()
         yield INFO.sample(__version__, str(self._worker), value=1)
-        for metric, value in process_figures():
+        for metric, figure in process_figures():
             yield metric.header()
-            yield metric.sample(value=value)
+            yield metric.sample(value=figure)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from hostler.gateway.account import Account
 from hostler.gateway.admission import authenticate, check_path, check_protocol, endpoint_for, for_adapter, split_model
 from hostler.gateway.answers import Answer, local_answer, public_answer
-from hostler.gateway.bodies import CallFields, read_call, read_passed_call, with_usage_asked
+from hostler.gateway.bodies import read_call, read_passed_call, wants_usage, with_usage_asked
+from hostler.gateway.call_fields import CallFields
 from hostler.gateway.client_side import Client
 from hostler.gateway.exchange import Exchange
 from hostler.gateway.front import Front
@@ -20,16 +21,17 @@ from hostler.gateway.table import Endpoint
 from hostler.spec.errors import NotFound
 from hostler.spec.snapshot import KeyGrant
 
-COLLECTED_BYTES = 64 * 1024
+COLLECTED_BYTES: Final = 64 * 1024
 """A body of this size or less is read whole although its path says where it goes: it can then be sent again, and so go
 out on a kept-alive connection."""
-_UNCOUNTED_PATHS = frozenset({"/v1/messages/count_tokens"})
+_UNCOUNTED_PATHS: Final = frozenset({"/v1/messages/count_tokens"})
 """Of OpenAI's API and Anthropic's, those that generate nothing."""
-_STREAMED_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
+_STREAMED_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Whose streams tell their usage only if they are asked to."""
 
 
-_PASS, _OPENAI = Kind.PASS, Kind.OPENAI
+_PASS: Final = Kind.PASS
+_OPENAI: Final = Kind.OPENAI
 
 
 def route_of(head: Head) -> Route:
@@ -89,8 +91,8 @@ def open_whole(client: Client, request: Request, grant: KeyGrant, body: bytes, *
     if kind is _PASS:
         endpoint = endpoint_for(route.name, grant=grant, table=table)
         target = _passed_target(request.head, grant, endpoint)
-        call = read_passed_call(body) if _counts_tokens(request.head, route, endpoint) else None
-        return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=call)
+        counted = read_passed_call(body) if _counts_tokens(request.head, route, endpoint) else None
+        return _exchange(client, request, grant, endpoint, front=front, target=target, body=body, call=counted)
     return local_answer(route, grant=grant, table=table, body=body)
 
 
@@ -122,7 +124,7 @@ def _exchange(
 
 def _asks_usage(call: CallFields, *, target: str) -> bool:
     """Whether the gateway asks for a stream's usage, since the caller does not."""
-    return not call.wants_usage and target.partition("?")[0] in _STREAMED_PATHS
+    return not wants_usage(call) and target.partition("?")[0] in _STREAMED_PATHS
 
 
 def _counts_tokens(head: Head, route: Route, endpoint: Endpoint) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import NamedTuple
+from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -18,22 +18,22 @@ from hostler.gateway.refusals import (
 )
 from hostler.gateway.routing import METHODS, Route
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 100
-MAX_URL_BYTES = 8 * 1024
-_KEPT_HEAD_BYTES = 2048
-_MOST_HEADS = 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEADERS: Final = 100
+MAX_URL_BYTES: Final = 8 * 1024
+_KEPT_HEAD_BYTES: Final = 2048
+_MOST_HEADS: Final = 1024
 
-_METHOD_NAMES = {method.encode(): method for method in METHODS}
-_HOST = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
-_ABSOLUTE = re.compile(r"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+=/\-]{1,128}")
-OWN_ID = b"req-"
+_METHOD_NAMES: Final = {method.encode(): method for method in METHODS}
+_HOST: Final = re.compile(rb"[A-Za-z0-9._\-:\[\]%]*")
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#@]+)((?:[/?].*)?)", re.IGNORECASE)
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:+=/\-]{1,128}")
+OWN_ID: Final = b"req-"
 """How ids begin that gateways give. No caller may choose one: an engine could take two requests for one."""
-_MAX_LENGTH_DIGITS = 15
+_MAX_LENGTH_DIGITS: Final = 15
 
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"authorization", b"x-api-key"})
-_DROPPED = frozenset(
+_ONCE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"authorization", b"x-api-key"})
+_DROPPED: Final = frozenset(
     {
         b"keep-alive",
         b"proxy-connection",
@@ -48,16 +48,19 @@ _DROPPED = frozenset(
         b"x_api_key",
     }
 )
-_READ_HERE = _ONCE | _DROPPED | {b"connection", b"x-request-id"}
+_READ_HERE: Final = _ONCE | _DROPPED | {b"connection", b"x-request-id"}
 """Headers that end at the gateway: framing, the hop's own, and the caller's credentials."""
 
 
-class SentHead(NamedTuple):
+class SentHead:
     """What the upstream `pool` is sent for a head and a body of `length` bytes, up to the request's id."""
 
-    pool: object
-    length: int | None
-    start: bytes
+    __slots__ = ("length", "pool", "start")
+
+    def __init__(self, pool: object, length: int | None, start: bytes) -> None:
+        self.pool = pool
+        self.length = length
+        self.start = start
 
 
 class Head:
@@ -108,11 +111,14 @@ class Head:
         """What an upstream was last sent for this head."""
 
 
-class Request(NamedTuple):
+class Request:
     """One request: its head, and the `x-request-id` that it goes by."""
 
-    head: Head
-    id: bytes
+    __slots__ = ("head", "id")
+
+    def __init__(self, head: Head, id_: bytes) -> None:
+        self.head = head
+        self.id = id_
 
 
 class _HeadParts:

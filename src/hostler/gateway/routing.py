@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hostler.gateway.refusals import WrongMethod
 from hostler.spec.errors import NotFound
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_READ = ("GET", "HEAD")
-_SUBMIT = ("POST",)
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_READ: Final = ("GET", "HEAD")
+_SUBMIT: Final = ("POST",)
 
 
 class Kind(Enum):
@@ -42,7 +42,7 @@ class Route(NamedTuple):
     """Whether it is answered without an API key."""
 
 
-_OPENAI_PATHS = (
+_OPENAI_PATHS: Final = (
     "chat/completions",
     "completions",
     "embeddings",
@@ -51,7 +51,7 @@ _OPENAI_PATHS = (
     "messages",
     "messages/count_tokens",
 )
-_EXACT = {
+_EXACT: Final = {
     "/healthz": Route(Kind.ALIVE, _READ, public=True),
     "/readyz": Route(Kind.READY, _READ, public=True),
     "/v2": Route(Kind.OIP_SERVER, _READ),
@@ -61,11 +61,11 @@ _EXACT = {
     "/v1/models": Route(Kind.MODELS, _READ),
     **{f"/v1/{path}": Route(Kind.OPENAI, _SUBMIT, "openai") for path in _OPENAI_PATHS},
 }
-ROUTED_BY_MODEL = frozenset(path for path, route in _EXACT.items() if route.kind is Kind.OPENAI)
-_MODEL = "/v1/models/"
-_OIP_MODEL = "/v2/models/"
-_OIP_SUBMITS = frozenset({"infer", "generate", "generate_stream"})
-_ENDPOINT = "/endpoints/"
+ROUTED_BY_MODEL: Final = frozenset(path for path, route in _EXACT.items() if route.kind is Kind.OPENAI)
+_MODEL: Final = "/v1/models/"
+_OIP_MODEL: Final = "/v2/models/"
+_OIP_SUBMITS: Final = frozenset({"infer", "generate", "generate_stream"})
+_ENDPOINT: Final = "/endpoints/"
 
 
 def find_route(path: str, *, method: str) -> Route:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from hostler.exposition import Metric
 from hostler.spec.usage import Outcome
@@ -58,8 +58,8 @@ FAILURES = Metric(
 RETRIES = Metric(f"{PREFIX}retries_total", "counter", "Requests that were sent again.", ("endpoint",))
 EJECTIONS = Metric(f"{PREFIX}ejections_total", "counter", "Replicas that got no requests for a while.", ("endpoint",))
 _OUTCOME_NAMES: tuple[str, ...] = get_args(Outcome)
-_OUTCOMES = {outcome: number for number, outcome in enumerate(_OUTCOME_NAMES)}
-_WIDTH = len(_OUTCOMES)
+_OUTCOMES: Final = {outcome: number for number, outcome in enumerate(_OUTCOME_NAMES)}
+_WIDTH: Final = len(_OUTCOMES)
 _CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx", "other")
 """Status classes by the first digit; `none` is the 0 of a request that ended before any status."""
 

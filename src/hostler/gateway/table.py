@@ -207,11 +207,11 @@ class Table:
     def __init__(
         self,
         *,
+        endpoints: dict[str, Endpoint],
+        keys: dict[bytes, KeyGrant],
         version: int = 0,
         loaded: bool = False,
         created_at: float = 0.0,
-        endpoints: dict[str, Endpoint],
-        keys: dict[bytes, KeyGrant],
     ) -> None:
         self.version = version
         self.created_at = created_at

@@ -10,7 +10,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from hostler.gateway.framing import ChunkedDecoder, whole_chunks
 from hostler.gateway.heads import AnswerHead, UnusableAnswer, read_answer_head, upstream_start
@@ -20,25 +20,29 @@ from hostler.gateway.targets import address_of
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
 
-MAX_CONNECTIONS = 4096
+MAX_CONNECTIONS: Final = 4096
 """To one target."""
-MAX_IDLE = 256
-MAX_HEAD_BYTES = 64 * 1024
+MAX_IDLE: Final = 256
+MAX_HEAD_BYTES: Final = 64 * 1024
 """Of an answer's head, the informational ones before it included."""
-RECEIVE_BYTES = 64 * 1024
+RECEIVE_BYTES: Final = 64 * 1024
 """Of the kernel's buffer for an engine's answer (which takes twice that, for itself)."""
-_START = b"HTTP/1."
-_HEAD_END = b"\r\n\r\n"
-_MOST_HEADS = 64
-_KEPT_HEAD_BYTES = 1024
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_START: Final = b"HTTP/1."
+_HEAD_END: Final = b"\r\n\r\n"
+_MOST_HEADS: Final = 64
+_KEPT_HEAD_BYTES: Final = 1024
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: closing sends a reset."""
 
 
 class Taker(Protocol):
-    """What uses a connection: one request at a time. Called from the event loop; may close or give back in any call."""
+    """What uses a connection: one request at a time. Called from the event loop; may close or give back in any call.
+
+    Who inherits from it is called directly where the gateway is compiled; whoever only looks like it is called too.
+    """
 
     __slots__ = ()
+
     method: str
     """Of the request."""
 

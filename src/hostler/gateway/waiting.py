@@ -14,20 +14,20 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from hostler.gateway.refusals import NoRoom
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool
 from hostler.spec.errors import HostlerError, Unavailable
 
-_SERVED_AT_ONCE = 32
+_SERVED_AT_ONCE: Final = 32
 """Requests of one endpoint that set out in one turn of the event loop."""
-_LONGEST_GUESS_S = 30.0
+_LONGEST_GUESS_S: Final = 30.0
 """Told to callers of a full queue when nothing is known of how soon there is room."""
-QUIET_S = 1.0
+QUIET_S: Final = 1.0
 """How long a client sees nothing at first."""
-_WEIGHT = 0.125
+_WEIGHT: Final = 0.125
 """Of the newest in the running average of the time from one leaving to the next."""
 
 
