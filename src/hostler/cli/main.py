@@ -25,6 +25,8 @@ COMMANDS: dict[str, Entry] = {
     "down": Entry("hostler.cli.platform:down", _PLATFORM, "Stop the platform and everything it runs."),
     "reload": Entry("hostler.cli.platform:reload", _PLATFORM, "Replace the gateway workers without a failed request."),
     "status": Entry("hostler.cli.platform:status", _PLATFORM, "Show the platform and its deployments."),
+    "backup": Entry("hostler.cli.archive:backup", _PLATFORM, "Write the platform to one file, while it runs."),
+    "restore": Entry("hostler.cli.archive:restore", _PLATFORM, "Make a platform of such a file."),
     "doctor": Entry("hostler.cli.doctor:doctor", _PLATFORM, "Check this machine and say what to change."),
     "demo": Entry("hostler.cli.demo:demo", _PLATFORM, "Deploy two example models, call them, measure them."),
     "model": Entry("hostler.cli.model:model", _MODELS, "Create, push, pull and list models."),
