@@ -27,6 +27,7 @@ COMMANDS: dict[str, Entry] = {
     "status": Entry("hostler.cli.platform:status", _PLATFORM, "Show the platform and its deployments."),
     "backup": Entry("hostler.cli.archive:backup", _PLATFORM, "Write the platform to one file, while it runs."),
     "restore": Entry("hostler.cli.archive:restore", _PLATFORM, "Make a platform of such a file."),
+    "monitoring": Entry("hostler.cli.monitoring:monitoring", _PLATFORM, "Alerts and a dashboard for its metrics."),
     "doctor": Entry("hostler.cli.doctor:doctor", _PLATFORM, "Check this machine and say what to change."),
     "demo": Entry("hostler.cli.demo:demo", _PLATFORM, "Deploy two example models, call them, measure them."),
     "model": Entry("hostler.cli.model:model", _MODELS, "Create, push, pull and list models."),
