@@ -2,7 +2,7 @@
 
     Pulling      files linked into a view, Python environment made
     Starting     engine started on a free port, probed until it answers 200
-    WarmingUp    warm-up requests answered 2xx
+    WarmingUp    warm-up requests answered 2xx, if the card has any
     Ready        engine watched: its end, its silence, its log's size
     Draining     SIGTERM to the engine's group, SIGKILL at the deadline
     Stopped      ended because it was asked to
@@ -274,7 +274,8 @@ class Replica:
 
     def _warm_up(self) -> None:
         launch = self._launch
-        if self.status.state is not ReplicaState.WARMING_UP:
+        # A state that nothing is done in is not told of: each costs who waits for the replica some milliseconds.
+        if launch.warmup and self.status.state is not ReplicaState.WARMING_UP:
             self._report.enter(ReplicaState.WARMING_UP, timeout_s=launch.warmup_timeout_s)
         for warmup in launch.warmup:
             try:
