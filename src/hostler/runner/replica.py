@@ -192,9 +192,14 @@ class Replica:
 
     def _start(self) -> None:
         probe = self._launch.readiness
-        self._report.enter(ReplicaState.STARTING, reason=_LAUNCHING, timeout_s=probe.timeout_s)
         for attempt in range(1, LAUNCH_ATTEMPTS + 1):
             log_start = _size(self._folder.engine_log)
+            place = {"host": launching.HOST, "port": launching.free_port(), "engine": None}
+            # Written before there is an engine: a runner that dies right here leaves word that there may be one.
+            if attempt == 1:
+                self._report.enter(ReplicaState.STARTING, reason=_LAUNCHING, timeout_s=probe.timeout_s, **place)
+            else:
+                self._report.update(reason=_LAUNCHING, **place)
             self._launch_engine()
             try:
                 self._until_ready()
@@ -208,10 +213,9 @@ class Replica:
         self._warm_up()
 
     def _launch_engine(self) -> None:
-        port = launching.free_port()
         places = {
             "host": launching.HOST,
-            "port": str(port),
+            "port": str(self.status.port),
             "model_dir": str(self._view),
             "python": str(self._python),
         }
@@ -224,8 +228,6 @@ class Replica:
         )
         argv = [launching.fill(part, places) for part in self._launch.argv]
         argv[0] = launching.find_program(argv[0], path=variables.get("PATH"), folder=self._view)
-        # Written before there is an engine, so that a runner that dies right here leaves word that there may be one.
-        self._report.update(reason=_LAUNCHING, host=launching.HOST, port=port, engine=None)
         try:
             self._engine = EngineProcess.start(
                 argv, env=variables, folder=self._view, log=self._folder.engine_log, mark=self._mark
