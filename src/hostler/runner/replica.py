@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hostler.processes import is_alive, reference
 from hostler.runner import environment, exchange, launching, logfile, processes
@@ -194,7 +195,7 @@ class Replica:
         probe = self._launch.readiness
         for attempt in range(1, LAUNCH_ATTEMPTS + 1):
             log_start = _size(self._folder.engine_log)
-            place = {"host": launching.HOST, "port": launching.free_port(), "engine": None}
+            place: dict[str, Any] = {"host": launching.HOST, "port": launching.free_port(), "engine": None}
             # Written before there is an engine: a runner that dies right here leaves word that there may be one.
             if attempt == 1:
                 self._report.enter(ReplicaState.STARTING, reason=_LAUNCHING, timeout_s=probe.timeout_s, **place)
