@@ -18,12 +18,15 @@ from hostler.spec.demand import EndpointLoad
 
 Ladder = tuple[float, ...]
 """A number for each of `SIZES`."""
-GROWTH = 2**0.5
-SIZES = tuple(0.25 * GROWTH**step for step in range(25))
-"""Of the fleets, in replicas: a quarter to a thousand."""
+GROWTH = 2**0.25
+SIZES = tuple(0.5 * GROWTH**step for step in range(45))
+"""Of the fleets, in replicas: half a one to a thousand."""
 NONE = (0.0,) * len(SIZES)
 FADE_S = 1800.0
 """Time after which traffic weighs a third."""
+PLACES = 0.9
+"""Share of the places of a replica that count: answers are slower the more are given at once."""
+HEAVIEST = 1e6
 SPELL_S = 20.0
 """Traffic of so many seconds is one more thing that was seen."""
 ALLOWED = 0.1
@@ -51,6 +54,8 @@ class Rehearsal(msgspec.Struct, frozen=True, omit_defaults=True):
     arrived: float = 0.0
     busy_s: float = 0.0
     """Seconds with traffic."""
+    weight: float = 1.0
+    """What a request weighs that comes at this time. It rises, so that those before need not be made lighter."""
 
 
 def rehearsed(
@@ -60,48 +65,65 @@ def rehearsed(
     count = load.arrived
     if not count and not rehearsal.lines[0] and not rehearsal.places[0]:
         return rehearsal
-    kept = max(0.0, 1 - dt / FADE_S)
+    if rehearsal.weight > HEAVIEST:
+        rehearsal = _lightened(rehearsal)
+    weight = rehearsal.weight * (1 + dt / FADE_S)
     answer_s = capacity.answer_s or 0.0
     prompts_s = load.arrived_tokens / ASSUMED_TOKENS_PER_S
-    lines, late = _ladder(rehearsal.lines, rehearsal.late, count=count, work=prompts_s, dt=dt, wait_s=wait_s, kept=kept)
+    answers_s = count * answer_s / (PLACES * slots)
+    weighed = count * weight
+    lines, late = _ladder(rehearsal.lines, rehearsal.late, weighed=weighed, work=prompts_s, dt=dt, wait_s=wait_s)
     # The first answers find the places free: what is answered is work, and nobody waits for it.
-    places, full = _ladder(
-        rehearsal.places,
-        rehearsal.full,
-        count=count,
-        work=count * answer_s / slots,
-        dt=dt,
-        wait_s=wait_s + answer_s,
-        kept=kept,
-    )
+    wait_s += answer_s
+    places, full = _ladder(rehearsal.places, rehearsal.full, weighed=weighed, work=answers_s, dt=dt, wait_s=wait_s)
     return Rehearsal(
         lines=lines,
         late=late,
         places=places,
         full=full,
-        arrived=rehearsal.arrived * kept + count,
-        busy_s=rehearsal.busy_s * kept + (dt if count else 0.0),
+        arrived=rehearsal.arrived + weighed,
+        busy_s=rehearsal.busy_s + (dt * weight if count else 0.0),
+        weight=weight,
     )
 
 
 def _ladder(
-    waiting: Ladder, late: Ladder, *, count: int, work: float, dt: float, wait_s: float, kept: float
+    waiting: Ladder, late: Ladder, *, weighed: float, work: float, dt: float, wait_s: float
 ) -> tuple[Ladder, Ladder]:
-    """What waits, and how many were late, in fleets that got `count` requests of `work` seconds of a replica.
+    """What waits, and how many were late, in fleets that got requests that are `work` seconds of a replica together.
 
     Those that came within a report waited between what waited at its beginning and at its end.
     """
-    afters: list[float] = []
-    lates: list[float] = []
-    for size, before, past in zip(SIZES, waiting, late, strict=True):
-        after = max(0.0, before + work - size * dt)
-        missed = past * kept
+    if not work and not waiting[0]:
+        return waiting, late
+    afters, lates = list(waiting), list(late)
+    for index, size in enumerate(SIZES):
+        before, done = waiting[index], size * dt
+        if not before and work <= done:
+            # Nor does anything wait in the larger ones.
+            break
+        after = before + work - done
+        if after <= 0:
+            afters[index] = 0.0
+            continue
+        afters[index] = after
         most = size * wait_s
-        if count and after > most:
-            missed += count if before >= most else count * (after - most) / (after - before)
-        afters.append(after)
-        lates.append(missed)
+        if weighed and after > most:
+            lates[index] += weighed if before >= most else weighed * (after - most) / (after - before)
     return tuple(afters), tuple(lates)
+
+
+def _lightened(rehearsal: Rehearsal) -> Rehearsal:
+    """The same with a weight of 1."""
+    by = 1 / rehearsal.weight
+    return Rehearsal(
+        lines=rehearsal.lines,
+        late=tuple(count * by for count in rehearsal.late),
+        places=rehearsal.places,
+        full=tuple(count * by for count in rehearsal.full),
+        arrived=rehearsal.arrived * by,
+        busy_s=rehearsal.busy_s * by,
+    )
 
 
 def allowed(traffic: Traffic) -> float:
@@ -126,7 +148,7 @@ def reserve(rehearsal: Rehearsal, capacity: Capacity, *, share: float) -> float:
         return 0.0
     lines = _smallest(rehearsal.late, rehearsal.arrived, bound) * ASSUMED_TOKENS_PER_S / capacity.prompt_tokens_per_s
     places = _smallest(rehearsal.full, rehearsal.arrived, bound)
-    return max(lines, places) * (1 + 1 / (1 + rehearsal.busy_s / SPELL_S))
+    return max(lines, places) * (1 + 1 / (1 + rehearsal.busy_s / rehearsal.weight / SPELL_S))
 
 
 def _smallest(late: Ladder, arrived: float, bound: float) -> float:
