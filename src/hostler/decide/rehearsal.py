@@ -4,8 +4,7 @@ Every report is played to two ladders of fleets of constant size: one works prom
 other answers at what the places of a replica give, as fluids (Lindley's recursion). A request is late in a fleet that
 makes it wait longer than the objective leaves. Older traffic weighs less, so that the ladders follow traffic that gets
 lighter or heavier. The smallest fleet that would have met the objective is what a person would choose who had seen the
-past. It does not depend on how many replicas there were, so no queue counts twice. On the traces it is within a tenth
-of what the simulator finds for constant fleets.
+past. It does not depend on how many replicas there were, so no queue counts twice.
 """
 
 from __future__ import annotations
