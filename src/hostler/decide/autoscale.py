@@ -7,9 +7,9 @@ their answer within `OBJECTIVE_TTFT_S`; it holds, while there is traffic,
 
 - `need` is what the last half minute took: the least service that would have kept every wait below the objective
   (`traffic.demanded`), in prompt tokens and in requests, over what a replica does of either (`capacity`).
-- `reserve` is a quantile of the needs of bursts, since a burst is over before a replica that is started for it is
-  ready: one need per window as long as a start (20 to 120 s), kept for the last 96 with any traffic
-  (`traffic.reserve`). Which quantile follows from the share of late requests (`traffic.allowed_to_exceed`).
+- `reserve` is the smallest constant fleet in which no more than a share of the requests would have been late, since a
+  burst is over before a replica that is started for it is ready: fleets of all sizes are rehearsed on the traffic
+  (`rehearsal`). The share follows from how many requests were late in truth (`rehearsal.allowed`).
 - `backlog` is what a queue takes to be gone soon after the replicas that are started for it are ready
   (`sizing._backlog`).
 
@@ -37,9 +37,10 @@ from hostler.decide import sizing
 from hostler.decide.average import Bucket, averaged
 from hostler.decide.capacity import Capacity, Line, learned, lined
 from hostler.decide.fleet import Fleet
+from hostler.decide.rehearsal import Rehearsal, allowed, rehearsed, reserve
 from hostler.decide.schedule import scheduled_floor
 from hostler.decide.sizing import ASSUMED_START_S, Wanted
-from hostler.decide.traffic import OBJECTIVE_TTFT_S, Traffic, allowed_to_exceed, demanded, reserve, watched
+from hostler.decide.traffic import OBJECTIVE_TTFT_S, Traffic, demanded, watched
 from hostler.spec.autoscale import Autoscale
 from hostler.spec.demand import EndpointLoad
 
@@ -52,7 +53,11 @@ SETTLING_S = 60.0
 LONGEST_REPORT_S = 10.0
 SHORTEST_REPORT_S = 0.05
 RESERVE_EVERY_S = 5.0
-"""The reserve is computed anew so often, and when a burst exceeds it."""
+"""The reserve is computed anew so often."""
+COLD = 0.08
+"""Of the requests that may be late in the reserve, so many again may be late as they meet a fleet that has gone."""
+HELD_WINDOWS = 3.0
+"""The whole fleet is kept over a gap of at most so many windows of traffic."""
 SHORTEST_WINDOW_S = 20.0
 LONGEST_WINDOW_S = 120.0
 STUCK_STARTS = 5.0
@@ -85,6 +90,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     capacity: Capacity = Capacity()
     line: Line = Line()
     traffic: Traffic = Traffic()
+    rehearsal: Rehearsal = Rehearsal()
     buckets: tuple[Bucket, ...] = ()
 
     def resumed(self, now: float) -> Memory:
@@ -92,8 +98,16 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         lost_s = max(0.0, now - self.at) if self.at else 0.0
         traffic = self.traffic
         if traffic.active_at:
-            traffic = msgspec.structs.replace(traffic, active_at=traffic.active_at + lost_s, recent=(), window_end=0.0)
-        return Memory(since=now, at=now, wanted=self.wanted, ready=self.ready, capacity=self.capacity, traffic=traffic)
+            traffic = msgspec.structs.replace(traffic, active_at=traffic.active_at + lost_s, recent=())
+        return Memory(
+            since=now,
+            at=now,
+            wanted=self.wanted,
+            ready=self.ready,
+            capacity=self.capacity,
+            traffic=traffic,
+            rehearsal=self.rehearsal,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +208,6 @@ def _sized(
         load,
         now=now,
         dt=dt,
-        demand=demand,
         window_s=max(SHORTEST_WINDOW_S, min(LONGEST_WINDOW_S, start_s)),
         ready=fleet.ready,
         objective_s=objective_s,
@@ -208,10 +221,12 @@ def _sized(
         buckets = averaged(buckets, load, now=now, dt=dt, window_s=policy.traffic_history_seconds)
         wanted = sizing.declared(policy, policy.target, buckets, load, traffic, fleet, now=now)
     else:
-        if now - held_at >= RESERVE_EVERY_S or need > held - sizing.ROUNDING:
-            exceed = allowed_to_exceed(memory.traffic)
-            held, held_at = reserve(traffic, memory.capacity, slots=slots, exceed=exceed), now
-        hold_s = sizing.hold_s(traffic, longest_s=policy.traffic_history_seconds)
+        if now - held_at >= RESERVE_EVERY_S:
+            held, held_at = reserve(memory.rehearsal, memory.capacity, share=allowed(memory.traffic)), now
+        hold_s = 0.0
+        if not work and policy.scale_down_delay_seconds is None:
+            longest_s = HELD_WINDOWS * policy.traffic_history_seconds
+            hold_s = sizing.hold_s(traffic, allowed=COLD * allowed(memory.traffic), longest_s=longest_s)
         wanted = sizing.learned(
             load,
             traffic,
@@ -222,7 +237,7 @@ def _sized(
             slots=slots,
             waking_s=now - waking_since if waking_since else 0.0,
             idle_s=now - max(traffic.active_at, idle_from),
-            hold_s=0.0 if policy.scale_down_delay_seconds is not None else hold_s,
+            hold_s=hold_s,
         )
     return wanted, msgspec.structs.replace(
         memory,
@@ -232,6 +247,7 @@ def _sized(
         capacity=learned(memory.capacity, load, line=line, ready=fleet.ready, dt=dt),
         line=line,
         traffic=traffic,
+        rehearsal=rehearsed(memory.rehearsal, load, memory.capacity, slots=slots, dt=dt, wait_s=HEADROOM * objective_s),
         buckets=buckets,
     )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hostler.decide.average import PANIC_SHARE, Bucket, mean
 from hostler.decide.capacity import Capacity
 from hostler.decide.fleet import Fleet
-from hostler.decide.traffic import LATE_SHARE, Traffic
+from hostler.decide.traffic import LATE_SHARE, Gap, Traffic
 from hostler.spec.autoscale import Autoscale
 from hostler.spec.demand import EndpointLoad
 
@@ -16,13 +16,20 @@ ASSUMED_START_S = 20.0
 """A start takes so long where none was seen."""
 ROUNDING = 0.4
 """A need is rounded down by as much."""
-DRAIN_S = 8.0
-"""Replicas that come for a queue should be done with it in this time."""
-HOLD_S = 150.0
-"""Gaps are thought to be as long as this until some were seen."""
+DRAIN = 0.4
+"""Replicas that come for a queue should be done with it in this share of the time that they take to start."""
+SHORTEST_DRAIN_S = 4.0
+RATE_REPORTS = 8
+ASSUMED_ANSWER_S = 8.0
+"""An answer holds its place so long until one has ended."""
+GOES_ON = 0.2
+"""A burst is thought to go on for this share of the time that a start takes."""
+HOLD_S = 240.0
+"""Gaps are thought to be as long as this until `FEW_GAPS` were seen."""
+FEW_GAPS = 10
 SHORTEST_HOLD_S = 30.0
-HELD_GAPS = 0.95
-"""Share of the gaps over which the whole fleet is kept."""
+LATE_AFTER_ONSET = 1.5
+"""Requests that are late where a burst meets one replica, over those that come until others are ready."""
 LONGEST_AWAKE_S = 1800.0
 SHORTEST_AWAKE_S = 60.0
 
@@ -106,51 +113,86 @@ def _backlog(
     slots: float,
     waking_s: float,
 ) -> int:
-    """Replicas by which what waits is done in `DRAIN_S` once they are ready, beside what comes meanwhile.
+    """Replicas by which what waits is done soon after they are ready, beside what comes meanwhile.
 
-    What the replicas that are ready get done until then does not count. With none ready, what will have come until
-    then counts too, at the rate of the last seconds less two standard deviations of it, so that a few requests are no
-    flood. Before any request has ended, every one that waits is given a place.
+    What the replicas that are ready get done until then does not count. What comes until then does, at the rate of the
+    last seconds less two standard deviations of it, so that a few requests are no flood: all of it with none ready,
+    else as far as a burst may be thought to go on. Before any request has ended, every one that waits is given a place,
+    or a share of one that is free in time.
     """
     line = 2 * capacity.prompt_tokens_per_s * fleet.ready
     if not load.queued and load.unanswered_tokens <= line:
         return 0
-    start_s = fleet.start_s or ASSUMED_START_S
+    # A first start that goes on longer than was thought takes at least as long as it has.
+    start_s = max(fleet.start_s or ASSUMED_START_S, waking_s)
+    drain_s = max(SHORTEST_DRAIN_S, DRAIN * start_s)
     waiting = float(load.queued + load.unanswered)
     answer_s = capacity.answer_s
     each_s = load.unanswered_tokens / waiting / capacity.prompt_tokens_per_s if waiting else 0.0
     if answer_s:
         each_s = max(each_s, answer_s / slots)
-    if not fleet.ready:
-        recent = traffic.recent[-8:]
-        came = sum(moment.arrived for moment in recent)
-        span_s = sum(moment.dt for moment in recent if moment.arrived) or 1.0
-        waiting += max(0.0, came - 2 * math.sqrt(came)) / span_s * max(0.0, start_s - waking_s)
+    rate, tokens_rate = _rates(traffic)
+    comes_s = max(0.0, start_s - waking_s)
     if answer_s is None:
+        if not fleet.ready:
+            waiting += rate * comes_s
+        waiting *= min(1.0, ASSUMED_ANSWER_S / drain_s)
         return math.ceil(max(need, (load.in_flight - load.unanswered + waiting) / slots))
-    return math.ceil(need + max(0.0, waiting * each_s - fleet.ready * start_s) / DRAIN_S - ROUNDING)
+    work_rate = max(tokens_rate / capacity.prompt_tokens_per_s, rate * answer_s / slots)
+    grows = work_rate - fleet.ready
+    backlog = waiting * each_s
+    if not fleet.ready:
+        backlog += work_rate * comes_s
+    else:
+        backlog += grows * start_s * (GOES_ON if grows > 0 else 1.0)
+    return math.ceil(need + max(0.0, backlog) / drain_s - ROUNDING)
 
 
-def hold_s(traffic: Traffic, *, longest_s: float) -> float:
-    """How long the whole fleet is kept when nothing comes: as long as `HELD_GAPS` of the gaps were, and a little."""
-    gaps = sorted((*traffic.gaps, HOLD_S, HOLD_S, HOLD_S))
-    return max(SHORTEST_HOLD_S, min(longest_s, 1.1 * gaps[int(HELD_GAPS * len(gaps))]))
+def _rates(traffic: Traffic) -> tuple[float, float]:
+    """Requests and tokens a second since the first request of the last reports, less two standard deviations."""
+    recent = traffic.recent[-RATE_REPORTS:]
+    first = next((index for index, moment in enumerate(recent) if moment.arrived), None)
+    if first is None:
+        return 0.0, 0.0
+    span_s = sum(moment.dt for moment in recent[first:])
+    came = sum(moment.arrived for moment in recent[first:])
+    sure = max(0.0, 1 - 2 / math.sqrt(came)) / span_s
+    return came * sure, sum(moment.tokens for moment in recent[first:]) * sure
+
+
+def hold_s(traffic: Traffic, *, allowed: float, longest_s: float) -> float:
+    """How long the whole fleet is kept when nothing comes: so long that of all requests a share of `allowed` came after
+    longer gaps, before a replica could be ready for them."""
+    seen = (*traffic.gaps, Gap(traffic.gap_s, traffic.onset, traffic.burst))
+    bound = allowed * sum(gap.arrived for gap in seen)
+    kept_s = 0.0
+    for gap in sorted(seen, key=lambda gap: gap.seconds, reverse=True):
+        bound -= min(gap.arrived, LATE_AFTER_ONSET * gap.onset)
+        kept_s = gap.seconds
+        if bound < 0:
+            break
+    kept_s *= 1.1 + 1 / (len(seen) + 1)
+    if len(seen) < FEW_GAPS:
+        kept_s = max(kept_s, HOLD_S)
+    return max(SHORTEST_HOLD_S, min(longest_s, kept_s))
 
 
 def awake_s(traffic: Traffic, *, held: float) -> float:
     """How long the last replica is kept when nothing comes.
 
     A wake makes those requests late that come while a replica starts, as many as came at the beginning of the bursts
-    before (of the burst that a request meets, which is larger than the mean burst), and as many again while a fleet of
-    several works off what waits. While the objective leaves room for them, the replica goes when half of the longer
+    before (between the mean burst and the one that a request meets, which is larger), and as many again while a fleet
+    of several works off what waits. While the objective leaves room for them, the replica goes when half of the longer
     gaps would have ended; else it is kept for half an hour. To keep a thing until keeping has cost as much as getting
     it anew is the answer to the ski rental problem (Karlin et al., 1988); the price of the late requests is what the
     objective makes of it.
     """
-    cost = traffic.onset_square / traffic.onset_mean if traffic.onset_mean else 1.0
+    cost = 1.0
+    if traffic.onset_mean:
+        cost = (traffic.onset_mean + traffic.onset_square / traffic.onset_mean) / 2
     if held > 1:
         cost *= 2
     if LATE_SHARE * traffic.arrived - traffic.late < cost:
         return LONGEST_AWAKE_S
-    gaps = sorted(gap for gap in traffic.gaps if gap > SHORTEST_AWAKE_S)
+    gaps = sorted(gap.seconds for gap in (*traffic.gaps, Gap(traffic.gap_s)) if gap.seconds > SHORTEST_AWAKE_S)
     return min(LONGEST_AWAKE_S, max(SHORTEST_AWAKE_S, gaps[len(gaps) // 2] if gaps else 5 * SHORTEST_AWAKE_S))

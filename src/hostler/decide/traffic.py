@@ -1,4 +1,4 @@
-"""What is remembered of a deployment's traffic: what its bursts took, its gaps, how many requests were late.
+"""What is remembered of a deployment's traffic: its bursts and gaps, how many requests were late.
 
 With arrivals `A(w)` over the last `w` seconds, `max over w of A(w) / (w + T)` is the least constant service that would
 have kept the wait below `T`: the service curve of network calculus (Le Boudec and Thiran, 2001, section 1.4). It is
@@ -19,19 +19,9 @@ OBJECTIVE_SHARE = 0.95
 """Of the requests that should not be late."""
 LATE_SHARE = 1 - OBJECTIVE_SHARE
 LOOK_BACK_S = 32.0
-PEAKS = 96
 GAPS = 48
 FULL = 0.8
 """Share of the places of a replica that may be taken for long: answers are slower the more are given at once."""
-PRIOR_REQUESTS = 3000.0
-"""So many that met the objective exactly are thought to have gone before: the first late one is no alarm."""
-EXCEED = 0.06
-"""Share of the bursts that may need more than is held while the objective is met exactly."""
-EXCEED_POWER = 0.7
-EXCEED_LEAST = 0.1
-EXCEED_MOST = 0.25
-TAIL = 2.0
-"""Exponent of the tail of needs that is assumed where few bursts were seen."""
 FORGET_S = 86400.0
 """Time after which requests weigh a third."""
 GAP_S = 5.0
@@ -63,31 +53,33 @@ class Demand(msgspec.Struct, frozen=True, array_like=True):
         requests = self.requests_per_s * answer_s / (FULL * slots) if answer_s else 0.0
         return max(self.tokens_per_s / capacity.prompt_tokens_per_s, requests)
 
-    def most(self, other: Demand) -> Demand:
-        """Of each the higher."""
-        tokens_per_s = max(self.tokens_per_s, other.tokens_per_s)
-        return Demand(tokens_per_s, max(self.requests_per_s, other.requests_per_s))
 
+class Gap(msgspec.Struct, frozen=True, array_like=True):
+    """A time without work, and the burst that ended it."""
 
-NO_DEMAND = Demand()
+    seconds: float = 0.0
+    onset: int = 0
+    """Requests of the burst that came within the time of a start."""
+    arrived: int = 0
+    """All requests until the next gap."""
 
 
 class Traffic(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Bounded: the reports of half a minute, peaks, gaps, and sums in which older requests weigh less."""
+    """Bounded: the reports of half a minute, gaps, and sums in which older requests weigh less."""
 
     recent: tuple[Moment, ...] = ()
-    peaks: tuple[Demand, ...] = ()
-    """The highest demand in each of the last windows in which there was work, the newest last."""
-    window_end: float = 0.0
-    window_peak: Demand = NO_DEMAND
-    gaps: tuple[float, ...] = ()
-    """Seconds between the end of work and the next request, the newest last."""
+    gaps: tuple[Gap, ...] = ()
+    """With their bursts, the newest last."""
+    gap_s: float = 0.0
+    """The gap before the burst that goes on."""
     onset_until: float = 0.0
-    """The end of the first window of a burst that came after a gap."""
+    """When a replica would be ready that is started for it; 0 if that is over."""
     onset: int = 0
-    """Requests that came in it so far."""
+    """Requests of the burst that came until then."""
+    burst: int = 0
+    """All of its requests so far."""
     onset_mean: float = 0.0
-    """Their number in the first windows of earlier bursts; those that were longer ago weigh less."""
+    """The mean of that number over earlier bursts; those that were longer ago weigh less."""
     onset_square: float = 0.0
     """The same of its square."""
     active_at: float = 0.0
@@ -113,12 +105,11 @@ def watched(
     *,
     now: float,
     dt: float,
-    demand: Demand,
     window_s: float,
     ready: int,
     objective_s: float,
 ) -> Traffic:
-    """`traffic` after one more report over `dt` seconds; `demand` is what `demanded` says of it."""
+    """`traffic` after one more report over `dt` seconds."""
     work = load.in_flight + load.queued
     active = bool(work or load.arrived or load.finished)
     kept = max(0.0, 1 - dt / FORGET_S)
@@ -127,34 +118,28 @@ def watched(
     if not ready and load.queued:
         wakes += now > waking_until
         waking_until = now + WAKING_S
-    gaps = traffic.gaps
-    onset_until, onset = traffic.onset_until, traffic.onset + load.arrived
+    gaps, gap_s, burst = traffic.gaps, traffic.gap_s, traffic.burst + load.arrived
+    onset_until, onset = traffic.onset_until, traffic.onset
+    if onset_until:
+        onset += load.arrived
     onset_mean, onset_square = traffic.onset_mean, traffic.onset_square
     if onset_until and now > onset_until:
         weight = ONSET_WEIGHT if onset_mean else 1.0
-        onset_mean += (traffic.onset - onset_mean) * weight
-        onset_square += (traffic.onset**2 - onset_square) * weight
+        onset_mean += (onset - onset_mean) * weight
+        onset_square += (onset**2 - onset_square) * weight
         onset_until = 0.0
     if active and (not traffic.active_at or now - traffic.active_at > GAP_S):
-        onset_until, onset = now + window_s, load.arrived
-        if traffic.active_at:
-            gaps = (*gaps[-GAPS + 1 :], round(now - traffic.active_at, 1))
-    peaks, window_end, window_peak = traffic.peaks, traffic.window_end, traffic.window_peak
-    if now >= window_end and window_peak.requests_per_s:
-        peaks = (*peaks[-PEAKS + 1 :], window_peak)
-        window_peak = NO_DEMAND
-    if active:
-        if now >= window_end:
-            window_end = now + window_s
-        window_peak = window_peak.most(demand)
+        if traffic.burst:
+            gaps = (*gaps[-GAPS + 1 :], Gap(gap_s, traffic.onset, traffic.burst))
+        gap_s = round(now - traffic.active_at, 1) if traffic.active_at else 0.0
+        onset_until, onset, burst = now + window_s, load.arrived, load.arrived
     return Traffic(
         recent=_with(traffic.recent, Moment(now, dt, load.arrived, load.arrived_tokens, work)),
-        peaks=peaks,
-        window_end=window_end,
-        window_peak=window_peak,
         gaps=gaps,
+        gap_s=gap_s,
         onset_until=onset_until,
-        onset=onset if onset_until else 0,
+        onset=onset,
+        burst=burst,
         onset_mean=onset_mean,
         onset_square=onset_square,
         active_at=now if active else traffic.active_at,
@@ -204,37 +189,3 @@ def demanded(traffic: Traffic, load: EndpointLoad, *, now: float, dt: float, wai
             most_tokens = max(most_tokens, tokens / span)
             most_requests = max(most_requests, requests / span)
     return Demand(most_tokens, most_requests)
-
-
-def allowed_to_exceed(traffic: Traffic) -> float:
-    """The share of bursts that may need more than is held, so that in the long run the objective is just met.
-
-    As in adaptive conformal inference (Gibbs and Candes, 2021), it follows from what became of the requests: the more
-    were late, the fewer bursts may exceed. Those that waited for the first replica do not count, as no reserve of a
-    deployment that sleeps helps them.
-    """
-    late = max(0.0, traffic.late - traffic.woken_late) + LATE_SHARE * PRIOR_REQUESTS
-    ratio = late / (LATE_SHARE * (traffic.arrived + PRIOR_REQUESTS))
-    return min(EXCEED_MOST, max(EXCEED_LEAST, EXCEED / ratio**EXCEED_POWER))
-
-
-def reserve(traffic: Traffic, capacity: Capacity, *, slots: float, exceed: float) -> float:
-    """Replicas that all but a share of `exceed` of the bursts need, as far as those that were seen can tell.
-
-    Of `n` bursts the next is the highest with probability 1 / (n + 1). Where that is more than `exceed`, the highest is
-    raised along a Pareto tail to what is exceeded as seldom as asked.
-    """
-    count = len(traffic.peaks)
-    current = traffic.window_peak.replicas(capacity, slots) * _raised(count + 1, exceed)
-    if not count:
-        return current
-    peaks = sorted(demand.replicas(capacity, slots) for demand in traffic.peaks)
-    rank = max(0.0, (1 - exceed) * (count + 1) - 1)
-    if rank >= count - 1:
-        return max(current, peaks[-1] * _raised(count, exceed))
-    below = int(rank)
-    return max(current, peaks[below] + (peaks[below + 1] - peaks[below]) * (rank - below))
-
-
-def _raised(count: int, exceed: float) -> float:
-    return max(1.0, 1 / ((count + 1) * exceed)) ** (1 / TAIL)
