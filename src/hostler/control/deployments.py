@@ -24,6 +24,7 @@ from hostler.spec.replica import ObservedReplica
 from hostler.spec.resources import DeploymentResource, ReplicaResource
 from hostler.spec.states import ReplicaState
 from hostler.spec.suggest import did_you_mean
+from hostler.spec.update import Update
 from hostler.store import deployments, events
 from hostler.store.records import DeploymentRecord, NewEvent, ReplicaRecord, RevisionTemplate
 
@@ -105,6 +106,7 @@ class Deployments:
                 "drain_seconds": 0,
                 "limits": Limits(),
                 "balance": "least_outstanding",
+                "update": Update(),
             }
         )
         return RevisionTemplate.model_validate(
