@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from hostler.spec.launch import LaunchSpec
@@ -50,6 +50,19 @@ class Backend(Protocol):
 
     async def nodes(self) -> Sequence[ObservedNode]:
         """The machines it can use."""
+        ...
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A backend that can be asked about some replicas for less than `list` costs."""
+
+    async def ids(self) -> Sequence[str]:
+        """What `list` would tell of, without a look at any."""
+        ...
+
+    async def look(self, replica_ids: Iterable[str]) -> Sequence[ObservedReplica]:
+        """Those of these that `list` would tell of, as it would."""
         ...
 
 

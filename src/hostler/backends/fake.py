@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hostler.spec.errors import UpstreamFailed
@@ -153,6 +153,15 @@ class FakeBackend:
     async def list(self) -> Sequence[ObservedReplica]:
         self._reach()
         return [self._observe(replica_id, fake) for replica_id, fake in sorted(self._replicas.items())]
+
+    async def ids(self) -> Sequence[str]:
+        self._reach()
+        return list(self._replicas)
+
+    async def look(self, replica_ids: Iterable[str]) -> Sequence[ObservedReplica]:
+        self._reach()
+        known = self._replicas
+        return [self._observe(replica_id, known[replica_id]) for replica_id in replica_ids if replica_id in known]
 
     async def nodes(self) -> Sequence[ObservedNode]:
         self._reach()

@@ -10,8 +10,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -30,6 +32,10 @@ from hostler.spec.states import ReplicaState
 MEMORY_EVERY_S = 5.0
 OBEYED_WITHIN_S = 5.0
 OBEYED_LOOK_S = 0.1
+THREADS = 8
+
+Given = TypeVarTuple("Given")
+Result = TypeVar("Result")
 
 
 class LocalBackend:
@@ -46,14 +52,16 @@ class LocalBackend:
         self._memory: dict[str, tuple[float, int | None]] = {}
         self._node = NodeReader()
         self._tasks: set[asyncio.Task[None]] = set()
+        # Its own, so that uploads and the like keep no replica waiting.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="local-backend")
 
     async def start(self, replica_id: str, launch: LaunchSpec) -> None:
         """See to it that the runner of `replica_id` runs; what was launched first stays."""
-        await asyncio.to_thread(self._start, replica_id, launch)
+        await self._in_thread(self._start, replica_id, launch)
 
     async def resume(self, replica_id: str) -> None:
         """Spawn a runner for a replica that has its launch and none."""
-        await asyncio.to_thread(self._resume, replica_id)
+        await self._in_thread(self._resume, replica_id)
 
     async def stop(self, replica_id: str, grace_s: float) -> None:
         """Leave the order to end in the replica's folder and wake its runner.
@@ -62,18 +70,26 @@ class LocalBackend:
         stop that was asked for happens even if this process does not live to see it. A runner that another process
         has just started finds the order itself before it starts anything.
         """
-        await asyncio.to_thread(self._stop, replica_id, grace_s)
+        await self._in_thread(self._stop, replica_id, grace_s)
         task = asyncio.create_task(self._see_to(replica_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def remove(self, replica_id: str) -> None:
         """Delete the folder of a replica of which nothing lives."""
-        await asyncio.to_thread(self._remove, replica_id)
+        await self._in_thread(self._remove, replica_id)
 
     async def list(self) -> Sequence[ObservedReplica]:
         """All replicas that have a folder."""
-        return await asyncio.to_thread(self._list)
+        return await self._in_thread(self._list)
+
+    async def ids(self) -> Sequence[str]:
+        """The names of all replicas' folders."""
+        return await self._in_thread(self._names)
+
+    async def look(self, replica_ids: Iterable[str]) -> Sequence[ObservedReplica]:
+        """Those of these replicas that have a folder."""
+        return await self._in_thread(self._look, tuple(replica_ids))
 
     async def nodes(self) -> Sequence[ObservedNode]:
         """This machine."""
@@ -95,6 +111,9 @@ class LocalBackend:
         digits = check_digest(version_digest).removeprefix("sha256:")
         for name in (digits, f"{digits}-copy"):
             shutil.rmtree(self._home.views / name, ignore_errors=True)
+
+    async def _in_thread(self, function: Callable[[*Given], Result], *given: *Given) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *given)
 
     def _folder(self, replica_id: str) -> Path:
         if not replica_id or replica_id in (".", "..") or "/" in replica_id or "\0" in replica_id:
@@ -177,7 +196,7 @@ class LocalBackend:
                 if status.state is ReplicaState.DRAINING:
                     return
             elif status.engine is not None and is_alive(status.engine):
-                await asyncio.to_thread(self._spawn, replica_id)
+                await self._in_thread(self._spawn, replica_id)
                 return
 
     def _may_have_engine(self, replica_id: str, status: ReplicaStatus | None) -> bool:
@@ -198,11 +217,17 @@ class LocalBackend:
             known.pop(replica_id, None)
 
     def _list(self) -> Sequence[ObservedReplica]:
+        return self._look(self._names())
+
+    def _names(self) -> list[str]:
         try:
-            names = sorted(entry.name for entry in os.scandir(self._home.replicas) if entry.is_dir())
+            with os.scandir(self._home.replicas) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
         except FileNotFoundError:
             return []
-        observed = [self._observe(name) for name in names]
+
+    def _look(self, replica_ids: Iterable[str]) -> list[ObservedReplica]:
+        observed = [self._observe(replica_id) for replica_id in replica_ids]
         return [replica for replica in observed if replica is not None]
 
     def _observe(self, replica_id: str) -> ObservedReplica | None:

@@ -293,7 +293,7 @@ class Feed:
             self._on_journal(gateway.id, report.journal)
         if self._snapshot is None:
             return
-        ended = [replica_id for replica_id in gateway.in_flight if not report.in_flight.get(replica_id)]
+        ended = [one for one in gateway.in_flight if one not in self._routed and not report.in_flight.get(one)]
         leaving = list(self._left) if report.applied != gateway.applied else []
         gateway.applied = report.applied
         gateway.in_flight = report.in_flight

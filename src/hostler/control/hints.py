@@ -27,7 +27,7 @@ class Hints:
         self._loop.call_soon_threadsafe(self._add, name)
 
     async def wait(self, timeout_s: float) -> frozenset[str]:
-        """The names touched since the last call; waits for the first at most `timeout_s`."""
+        """The names touched since the last call; waits for the first, or a nudge, at most `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), max(0.0, timeout_s))
         return self.take()
@@ -38,6 +38,10 @@ class Hints:
         self._names.clear()
         self._event.clear()
         return names
+
+    def nudge(self) -> None:
+        """End the wait under way, if there is one, without a name. To be called in the event loop."""
+        self._event.set()
 
     def _add(self, name: str) -> None:
         self._names.add(name)

@@ -1,41 +1,68 @@
 """The reconciler: observe, decide, record, act. Only this loop starts or stops replicas.
 
-One round: ask the backend (outside any transaction), then for each deployment in one short transaction merge what was
-seen, decide, and write down what will be done; then do it. Everything done is idempotent by replica id, so a round
-that is cut off anywhere is simply decided again.
+A round looks at the deployments that are due: those that somebody hinted at, those of whose replicas the backend says
+something else than before, those whose time has come. Two sweeps go through all of them, some at each moment: one asks
+the backend about their replicas, the other decides by what is remembered. So a hint that was lost costs time and
+nothing else, and what a round costs is in what is due, not in what exists.
+
+For each it merges what was seen, decides, and writes down what will be done, in a short transaction. Then it is done,
+while further rounds go on. Everything done is idempotent by replica id, so what is cut off anywhere is decided again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar, TypeVarTuple
 
-from hostler.control import launches
+from hostler.control.acting import Actor, is_done_by_recording, is_start
+from hostler.control.acts import Act, Acts
+from hostler.control.agenda import Alarms, Sweep
 from hostler.control.context import Context
 from hostler.control.hints import Hints, deployment_of
+from hostler.control.observations import BACKEND_TIMEOUT_S, Observations
+from hostler.control.promises import Promises
 from hostler.control.publisher import Publisher
-from hostler.control.rounds import Round, fail_replica, play_round
+from hostler.control.rounds import Outcome, Sight, coming_up_of, play
 from hostler.control.routes import Routes
-from hostler.decide.reconcile import Action, Remove, Resume, Start, Stop
+from hostler.decide.reconcile import Remove, Stop
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
+from hostler.spec.snapshot import EndpointRoute
 from hostler.spec.states import ReplicaState
-from hostler.store import deployments, events
-from hostler.store.records import NewEvent
+from hostler.store import deployments
 
 SWEEP_S = 5.0
-"""Seconds between full sweeps when nothing is reported."""
+"""Seconds in which the backend is asked about every replica, and external models' secrets are read again."""
 
-BUSY_SWEEP_S = 0.5
-"""The same while a replica is coming up or going down."""
+RECORDS_SWEEP_S = 60.0
+"""Seconds in which every deployment is decided for, although nothing was reported of it."""
+
+STRANGERS_S = 30.0
+"""Seconds between two looks for replicas that belong to nobody."""
+
+BUSY_LOOK_S = 0.5
+"""Seconds between two looks at a deployment of which a replica has just begun to come up or go down."""
+
+BUSY_SHARE = 0.1
+"""The same once that has lasted a while, as a share of how long it has; `SWEEP_S` at most."""
+
+NODES_S = 1.0
+"""How old the backend's answer about its machines may be for a decision."""
 
 MAX_PAUSE_S = 30.0
 """The longest pause after rounds that failed."""
 
-BACKEND_TIMEOUT_S = 30.0
+BATCH = 64
+"""Deployments decided for in one transaction."""
 
 logger = logging.getLogger(__name__)
+
+Given = TypeVarTuple("Given")
+Result = TypeVar("Result")
 
 
 class Reconciler:
@@ -45,118 +72,279 @@ class Reconciler:
         self._context = context
         self._publisher = publisher
         self._routes = Routes(context)
-        self._look_again_at: float | None = None
-        self._busy = True
-        self._told: dict[str, str] = {}
-        self.observed: Mapping[str, ObservedReplica] = {}
+        self._observations = Observations(context.backend)
+        self._promises = Promises(self._observations)
+        self._actor = Actor(context, lambda: self.nodes)
+        self._acts = Acts(self._carry_out)
+        # Its own, so that uploads and calls that hang keep no decision waiting.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reconciler")
+        self._known: dict[str, Outcome] = {}
+        """What was decided last, by deployment."""
+        self._unseen: dict[str, None] = {}
+        """Deployments whose replicas are to be looked at, and which are to be decided for then."""
+        self._due: dict[str, None] = {}
+        self._due_at_rest: dict[str, None] = {}
+        self._looks, self._plays = Alarms(), Alarms()
+        self._replica_sweep = Sweep(SWEEP_S, at_once=self._observations.only_all)
+        self._record_sweep = Sweep(RECORDS_SWEEP_S)
+        self._waiting: set[str] = set()
+        """Deployments that have no room."""
+        self._externals_at = self._strangers_at = self._nodes_at = 0.0
+        self._unpublished: dict[str, EndpointRoute | None] = {}
+        self._unacted: list[Act] = []
+        """What may be done once that is published."""
+        self._failed: dict[str, int] = {}
+        """Deployments that could not be decided for, and how many times in a row."""
         self.nodes: Sequence[ObservedNode] = ()
         self.first_round_done = asyncio.Event()
+
+    @property
+    def observed(self) -> Mapping[str, ObservedReplica]:
+        """The backend's newest answer about each replica, by its id."""
+        return self._observations.replicas
 
     async def run(self) -> None:
         """Rounds for ever. A round that fails is logged and tried again after a pause."""
         failed = 0
-        while True:
-            try:
-                await self.round()
-                failed = 0
-                self.first_round_done.set()
-            except Exception:
-                pause_s = min(MAX_PAUSE_S, BUSY_SWEEP_S * 2**failed)
-                logger.exception("a round of the reconciler failed; it is tried again in %g s", pause_s)
-                failed = min(failed + 1, 10)
-                await asyncio.sleep(pause_s)
-            await self._context.hints.wait(self._pause_s())
+        try:
+            while True:
+                try:
+                    await (self.turn() if self.first_round_done.is_set() else self._look_at_everything())
+                    failed = 0
+                    self.first_round_done.set()
+                except Exception:
+                    pause_s = min(MAX_PAUSE_S, BUSY_LOOK_S * 2**failed)
+                    logger.exception("a round of the reconciler failed; it is tried again in %g s", pause_s)
+                    failed = min(failed + 1, 10)
+                    await asyncio.sleep(pause_s)
+                self._take_hints(await self._context.hints.wait(self._pause_s()))
+        finally:
+            await self._acts.close()
+            self._actor.close()
 
     async def round(self) -> None:
-        """One look at everything."""
-        context = self._context
-        async with asyncio.timeout(BACKEND_TIMEOUT_S):
-            seen = await context.backend.list()
-            self.nodes = await context.backend.nodes()
-        self.observed = {replica.replica_id: replica for replica in seen}
-        drained = {replica_id for replica_id in self.observed if context.feed.drained(replica_id)}
-        result = await asyncio.to_thread(play_round, context, self.observed, self.nodes, drained, context.now())
-        self._busy = result.busy
-        self._look_again_at = result.look_again_at
-        await self.publish()
-        await self._act(result)
-        await self._end_strangers(result.known)
+        """One look at everything, and everything done that was decided by it."""
+        await self._look_at_everything()
+        await self._acts.settled()
 
-    async def publish(self) -> None:
-        """Give the gateways what is true, if it changed."""
-        endpoints = await asyncio.to_thread(self._routes.read, self.observed, self.nodes)
-        await self._publisher.publish(endpoints)
+    async def turn(self) -> None:
+        """One round over what is due, of which it takes at most `BATCH` deployments."""
+        self._take_hints(self._context.hints.take())
+        now = self._context.now()
+        await self._look(now)
+        self._due.update(dict.fromkeys(self._plays.take(now)))
+        if self._record_sweep.may_begin(now):
+            self._record_sweep.begin(await self._in_thread(self._names), now)
+        self._due_at_rest.update(dict.fromkeys(self._record_sweep.take(now)))
+        if self._routes.outdated or self._externals_at <= now or self._externals_at > now + SWEEP_S:
+            await self._read_externals()
+        await self._decide_due()
+        await self._publish()
+        if self._strangers_at <= now or self._strangers_at > now + STRANGERS_S:
+            await self._end_strangers()
+
+    async def _decide_due(self) -> None:
+        """Decide for the first that are due; those that cannot be stay due."""
+        for due, at_rest in ((self._due, False), (self._due_at_rest, True)):
+            names = list(islice(due, BATCH))
+            for name in names:
+                del due[name]
+            try:
+                await self._decide(names, at_rest=at_rest)
+            except BaseException:
+                self._due.update(dict.fromkeys(names))
+                raise
+
+    async def _look_at_everything(self) -> None:
+        """Look at all there is and decide for it, in batches. Gateways are told once everything is known."""
+        await self._observations.look_at_all()
+        await self._read_nodes(at_most_s=0.0)
+        names, coming_up = await self._in_thread(self._remembered)
+        for name, some in coming_up.items():
+            self._promises.put(name, some)
+        names += self._known.keys() - set(names)
+        for begin in range(0, len(names), BATCH):
+            await self._decide(names[begin : begin + BATCH], at_rest=True)
+        await self._read_externals()
+        await self._publish()
+        await self._end_strangers()
+        now = self._context.now()
+        self._replica_sweep.begin(self._known, now)
+        self._record_sweep.begin(self._known, now)
+
+    def _take_hints(self, names: Collection[str]) -> None:
+        """Look at these first. The empty name is that of what is no deployment's."""
+        self._unseen.update(dict.fromkeys(names))
+        if self._unseen.pop("", 0) is None:
+            self._externals_at = 0.0
+
+    async def _look(self, now: float) -> None:
+        """Ask the backend about the replicas that are due; the deployments of those that changed become due."""
+        if self._replica_sweep.may_begin(now):
+            self._replica_sweep.begin(self._known, now)
+        watched = self._looks.take(now)
+        unseen, self._unseen = self._unseen, {}
+        try:
+            asked = {*unseen, *watched, *self._replica_sweep.take(now)}
+            changed = await self._observations.look(asked, self._ids_of) if asked else set[str]()
+        except BaseException:
+            self._unseen = unseen | dict.fromkeys(watched) | self._unseen
+            raise
+        drained = (name for name in watched if self._is_drained(name))
+        self._due = dict.fromkeys((*unseen, *changed, *drained)) | self._due
+        for name in watched:
+            self._watch(name, now)
+
+    def _ids_of(self, name: str) -> Iterable[str]:
+        known = self._known.get(name)
+        return known.replica_ids if known is not None else ()
+
+    def _is_drained(self, name: str) -> bool:
+        known = self._known.get(name)
+        return known is not None and any(map(self._context.feed.drained, known.draining))
+
+    def _watch(self, name: str, now: float) -> None:
+        """Look again soon at what comes up or goes down."""
+        known = self._known.get(name)
+        if known is None:
+            self._promises.put(name, ())
+            self._looks.put(name, None)
+            return
+        self._promises.put(name, known.coming_up)
+        if known.moving_since is None:
+            self._looks.put(name, None)
+        else:
+            lasted_s = max(0.0, now - known.moving_since)
+            self._looks.put(name, now + min(SWEEP_S, max(BUSY_LOOK_S, BUSY_SHARE * lasted_s)))
+
+    async def _decide(self, names: Sequence[str], *, at_rest: bool) -> None:
+        """Decide for these deployments and begin what they are to start. One that cannot be decided for is left out."""
+        if not names:
+            return
+        await self._read_nodes(at_most_s=NODES_S)
+        now, feed = self._context.now(), self._context.feed
+        observed = [replica_id for name in names for replica_id in self._observations.of(name)]
+        sight = Sight(
+            observed=self._observations,
+            nodes=self.nodes,
+            drained=frozenset(filter(feed.drained, observed)),
+            acting=frozenset(one for name in names for one in self._ids_of(name) if one in self._acts),
+            promised=self._promises.total,
+            now=now,
+        )
+        try:
+            decided = await self._in_thread(play, self._context, names, sight, at_rest)
+        except (HostlerError, OSError):
+            raise
+        except Exception:  # noqa: BLE001 the outermost frame of one deployment: the others go on
+            if len(names) == 1:
+                self._tell_undecided(names[0], now)
+                return
+            for name in names:
+                await self._decide([name], at_rest=at_rest)
+            return
+        for outcome in decided:
+            self._take_in(outcome, now)
+
+    def _take_in(self, outcome: Outcome, now: float) -> None:
+        name = outcome.name
+        self._failed.pop(name, None)
+        if outcome.gone:
+            self._known.pop(name, None)
+        else:
+            self._known[name] = outcome
+        self._watch(name, now)
+        (self._waiting.add if outcome.waits else self._waiting.discard)(name)
+        self._plays.put(name, outcome.look_again_at)
+        if outcome.waits:
+            self._plays.bring_forward(name, now + SWEEP_S)
+        self._unpublished |= self._routes.change({name: outcome.route})
+        for action in outcome.actions:
+            if is_start(action):
+                self._acts.begin(Act(name, action, outcome.templates[action.id]))
+            else:
+                self._unacted.append(Act(name, action))
+
+    async def _carry_out(self, act: Act) -> None:
+        again_in_s = await self._actor.carry_out(act)
+        name = act.deployment
+        if again_in_s:
+            self._plays.bring_forward(name, self._context.now() + again_in_s)
+        else:
+            self._unseen[name] = None
+        if isinstance(act.action, Remove):
+            self._due.update(dict.fromkeys(self._waiting))
+        self._context.hints.nudge()
+
+    def _tell_undecided(self, name: str, now: float) -> None:
+        failed = self._failed[name] = min(self._failed.get(name, 0) + 1, 10)
+        pause_s = min(MAX_PAUSE_S, BUSY_LOOK_S * 2**failed)
+        logger.exception("%s could not be decided for; it is tried again in %g s", name, pause_s)
+        self._plays.put(name, now + pause_s)
+
+    async def _read_nodes(self, *, at_most_s: float) -> None:
+        now = self._context.now()
+        if not at_most_s or not 0 <= now - self._nodes_at < at_most_s:
+            async with asyncio.timeout(BACKEND_TIMEOUT_S):
+                self.nodes = await self._context.backend.nodes()
+            self._nodes_at = now
+
+    async def _read_externals(self) -> None:
+        self._unpublished |= await self._in_thread(self._routes.read_externals)
+        self._externals_at = self._context.now() + SWEEP_S
+
+    async def _publish(self) -> None:
+        """Give the gateways what is true, if it changed; then begin what had to wait until they were told."""
+        await self._publisher.publish(self._unpublished)
+        self._unpublished = {}
+        unacted, self._unacted = self._unacted, []
+        for act in unacted:
+            if is_done_by_recording(act.action):
+                self._unseen[act.deployment] = None
+            else:
+                self._acts.begin(act)
+
+    async def _end_strangers(self) -> None:
+        """Stop replicas that run here and that no deployment knows: nobody else ever would."""
+        known = (replica_id for outcome in self._known.values() for replica_id in outcome.replica_ids)
+        strange = {one for one in await self._observations.unknown(known) if one not in self._acts}
+        if strange:
+            strange -= await self._in_thread(self._remembered_of, strange)
+        for replica_id in strange:
+            seen = self.observed[replica_id]
+            name = deployment_of(replica_id)
+            if seen.status.state.ended and not seen.engine_alive:
+                self._acts.begin(Act(name, Remove(replica_id)))
+            elif seen.status.state is not ReplicaState.DRAINING:
+                logger.warning("replica %s belongs to no deployment; it is stopped", replica_id)
+                grace_s = self._context.settings.stop_grace_seconds
+                self._acts.begin(Act(name, Stop(replica_id, grace_s, "BelongsToNobody")))
+        self._strangers_at = self._context.now() + STRANGERS_S
+
+    def _names(self) -> Sequence[str]:
+        with self._context.database.reading() as connection:
+            return deployments.names(connection)
+
+    def _remembered(self) -> tuple[list[str], Mapping[str, Sequence[tuple[str, int]]]]:
+        """The names of all deployments, and what comes up of them."""
+        with self._context.database.reading() as connection:
+            return list(deployments.names(connection)), coming_up_of(connection)
+
+    def _remembered_of(self, replica_ids: Iterable[str]) -> set[str]:
+        with self._context.database.reading() as connection:
+            return deployments.known_replicas(connection, replica_ids)
+
+    async def _in_thread(self, function: Callable[[*Given], Result], *given: *Given) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *given)
 
     def _pause_s(self) -> float:
-        pause = BUSY_SWEEP_S if self._busy else SWEEP_S
-        if self._look_again_at is not None:
-            pause = min(pause, max(0.0, self._look_again_at - self._context.now()))
-        return pause
-
-    async def _act(self, result: Round) -> None:
-        for name, actions in result.actions.items():
-            for action in actions:
-                try:
-                    async with asyncio.timeout(BACKEND_TIMEOUT_S):
-                        await self._carry_out(name, action, result)
-                except (HostlerError, OSError, TimeoutError) as error:
-                    await self._tell_once(name, action, error)
-                else:
-                    self._told.pop(action.id, None)
-        if any(isinstance(action, Start | Stop | Remove) for actions in result.actions.values() for action in actions):
-            self._busy = True
-
-    async def _carry_out(self, name: str, action: Action, result: Round) -> None:
-        backend = self._context.backend
-        if isinstance(action, Resume) and not action.unseen:
-            await backend.resume(action.id)
-        elif isinstance(action, Start | Resume):
-            launch = await asyncio.to_thread(
-                launches.compose, self._context, result.templates[action.id], nodes=self.nodes
-            )
-            await backend.start(action.id, launch)
-        elif isinstance(action, Stop):
-            await backend.stop(action.id, action.grace_s)
-        elif isinstance(action, Remove):
-            await backend.remove(action.id)
-            await asyncio.to_thread(self._forget, action.id)
-            self._context.feed.forget(action.id)
-            self._context.hints.touch(name)
-        else:
-            self._context.hints.touch(name)
-
-    async def _tell_once(self, name: str, action: Action, error: Exception) -> None:
-        """Record a failure, unless it is the same as at the last try."""
-        told = f"{type(action).__name__}: {error}"
-        if self._told.get(action.id) != told:
-            self._told[action.id] = told
-            logger.warning("%s: %s", name, told)
-            await asyncio.to_thread(self._record_failure, name, action, error)
-
-    def _forget(self, replica_id: str) -> None:
-        with self._context.database.transaction() as connection:
-            deployments.remove_replica(connection, replica_id)
-
-    def _record_failure(self, name: str, action: Action, error: Exception) -> None:
-        """An action that failed: a start that cannot be composed ends its replica; anything else is tried again."""
+        if self._unseen or self._due or self._due_at_rest:
+            return 0.0
         now = self._context.now()
-        with self._context.database.transaction() as connection:
-            event = NewEvent(
-                kind="deployment", name=name, reason="ActionFailed", message=f"{action.id}: {error}", level="warning"
-            )
-            events.add(connection, [event], at=now)
-            if isinstance(action, Start | Resume) and isinstance(error, HostlerError):
-                fail_replica(connection, name, action.id, message=str(error), now=now)
-
-    async def _end_strangers(self, known: Iterable[str]) -> None:
-        """Stop replicas that run here and that no deployment knows: nobody else ever would."""
-        for replica_id in set(self.observed) - set(known):
-            observed = self.observed[replica_id]
-            if observed.status.state.ended and not observed.engine_alive:
-                await self._context.backend.remove(replica_id)
-            elif observed.status.state is not ReplicaState.DRAINING:
-                logger.warning("replica %s belongs to no deployment; it is stopped", replica_id)
-                await self._context.backend.stop(replica_id, self._context.settings.stop_grace_seconds)
+        times = [self._replica_sweep.next_at(now), self._record_sweep.next_at(now)]
+        times += [self._externals_at, self._strangers_at]
+        times += [at for at in (self._looks.next_at, self._plays.next_at) if at is not None]
+        return max(0.0, min(times) - now)
 
 
 def touch_deployments(hints: Hints, replica_ids: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import heapq
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -44,19 +44,16 @@ class Content:
     total: int = 0
 
     def difference(
-        self, endpoints: Mapping[str, EndpointRoute] | None, granted: Mapping[str, KeyGrant | None]
+        self, endpoints: Mapping[str, EndpointRoute | None], granted: Mapping[str, KeyGrant | None]
     ) -> SnapshotDelta | None:
         """What differs, under no version yet; None if nothing does.
 
-        `endpoints` are all there should be, None for those there are. `granted` has the keys that may have changed:
+        `endpoints` has the endpoints that may have changed, None for those that are gone; `granted` the keys likewise,
         None for those that open nothing any more.
         """
-        changed: tuple[EndpointRoute, ...] = ()
-        gone: tuple[str, ...] = ()
-        if endpoints is not None:
-            known = self.endpoints
-            changed = tuple(route for name, route in endpoints.items() if not _same(known.get(name), route))
-            gone = tuple(known.keys() - endpoints.keys())
+        known = self.endpoints
+        changed = tuple(route for name, route in endpoints.items() if route and not _same(known.get(name), route))
+        gone = tuple(name for name, route in endpoints.items() if route is None and name in known)
         new = tuple(grant for digest, grant in granted.items() if grant and not _same(self.grants.get(digest), grant))
         ended = tuple(digest for digest, grant in granted.items() if grant is None and digest in self.grants)
         if not (changed or gone or new or ended):
@@ -118,11 +115,12 @@ class Publisher:
             else:
                 self._changed_keys |= await self._context.key_hints.wait(EXPIRY_S)
 
-    async def publish(self, endpoints: Sequence[EndpointRoute] | None = None) -> None:
-        """Give the gateways what is true, if it changed: these endpoints, or those they have, and every usable key.
+    async def publish(self, endpoints: Mapping[str, EndpointRoute | None] | None = None) -> None:
+        """Give the gateways what is true, if it changed: the endpoints that may have changed, and every usable key.
 
-        Does nothing before the first call with endpoints. Raises what the database raises; then nothing was published,
-        and the next call makes it good.
+        An endpoint that is None is gone. Does nothing before the first call with endpoints, which has all there are.
+        Raises what the database raises; then nothing was published. The next call makes it good for keys; endpoints
+        must be given again.
         """
         async with self._lock:
             if self._content is None and endpoints is None:
@@ -144,10 +142,12 @@ class Publisher:
         self.version = delta.version
         logger.debug("published snapshot %d with %d endpoints", whole.version, len(whole.endpoints))
 
-    def _number(self, endpoints: Sequence[EndpointRoute] | None, changed: Iterable[str]) -> SnapshotDelta | None:
+    def _number(
+        self, endpoints: Mapping[str, EndpointRoute | None] | None, changed: Iterable[str]
+    ) -> SnapshotDelta | None:
         """What differs from what was published last, under its version; None if nothing does. Blocks."""
         now = self._context.now()
-        routes = None if endpoints is None else {route.name: route for route in endpoints}
+        routes = endpoints or {}
         first = self._content is None
         granted = self._ended_by(now)
         if not first and not changed and not self._outrun():

@@ -1,15 +1,17 @@
-"""One round of the reconciler inside the database: merge what was seen, decide, write down what will be done."""
+"""Deciding for some deployments, inside the database: load, decide, write down what will be done."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
 
 from hostler.control.context import Context
 from hostler.control.hints import ordinal_of
-from hostler.control.views import promised_bytes, view_of, wanted_of
+from hostler.control.observations import Observations
+from hostler.control.routes import route_of
+from hostler.control.views import view_of, wanted_of
 from hostler.decide.observe import Seen, observe
 from hostler.decide.reconcile import (
     STABLE_AFTER_S,
@@ -21,107 +23,205 @@ from hostler.decide.reconcile import (
     reconcile,
 )
 from hostler.spec.replica import ObservedNode, ObservedReplica
+from hostler.spec.snapshot import EndpointRoute
 from hostler.spec.states import ReplicaState
 from hostler.store import deployments, events
+from hostler.store.deployments import Remembered
 from hostler.store.records import DeploymentRecord, NewEvent, ReplicaRecord, RevisionTemplate
 
 SHOWN_LOG_LINES = 12
 
 
-@dataclass(slots=True)
-class Round:
-    """What a round decided: the actions of each deployment in order, and what its starts run."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What is decided by, beside what is remembered of a deployment itself.
 
-    actions: dict[str, tuple[Action, ...]] = field(default_factory=dict[str, tuple[Action, ...]])
-    templates: dict[str, RevisionTemplate] = field(default_factory=dict[str, RevisionTemplate])
-    known: set[str] = field(default_factory=set[str])
-    busy: bool = False
+    `drained` has the replicas that no gateway needs any more, `acting` those that something is being done with.
+    `promised` is the memory that replicas which are coming up will take and do not hold yet, in bytes.
+    """
+
+    observed: Observations
+    nodes: Sequence[ObservedNode]
+    drained: Collection[str]
+    acting: Collection[str]
+    promised: int
+    now: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was decided for one deployment, and what of it is to be watched until the next time.
+
+    `route` is its endpoint, None if it has none. `coming_up` are replicas with the memory each will take. `waits` says
+    that more replicas are wanted than there is room for.
+    """
+
+    name: str
+    actions: tuple[Action, ...] = ()
+    templates: Mapping[str, RevisionTemplate] = field(default_factory=dict[str, RevisionTemplate])
+    """What the replicas of `actions` run, of those that are to be started."""
+    replica_ids: tuple[str, ...] = ()
+    coming_up: tuple[tuple[str, int], ...] = ()
+    draining: tuple[str, ...] = ()
+    """Those that are not stopped yet."""
+    moving_since: float | None = None
+    """When the last replica began with what it is doing that comes up or goes down; None if none does."""
+    waits: bool = False
     look_again_at: float | None = None
+    route: EndpointRoute | None = None
+    gone: bool = False
+    """There is no such deployment, or not any more."""
 
 
-def play_round(
-    context: Context,
-    observed: Mapping[str, ObservedReplica],
-    nodes: Sequence[ObservedNode],
-    drained: Collection[str],
-    now: float,
-) -> Round:
-    """Decide for every deployment and record it, in one transaction without any network. Blocks on the database."""
-    result = Round()
+@dataclass(slots=True)
+class Writes:
+    """What is to be written of one deployment. `record` and `replicas` are only those that differ."""
+
+    record: DeploymentRecord | None = None
+    replicas: list[ReplicaRecord] = field(default_factory=list[ReplicaRecord])
+    told: list[NewEvent] = field(default_factory=list[NewEvent])
+    removed: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.record or self.replicas or self.told or self.removed)
+
+
+def play(context: Context, names: Collection[str], sight: Sight, at_rest: bool) -> list[Outcome]:
+    """Decide for these deployments and write it down, without any network. Blocks on the database.
+
+    Of deployments `at_rest` little is likely to be written: what is decided without that holds nobody up, and only
+    the others are decided in a transaction that writes.
+    """
+    settled: list[Outcome] = []
+    if at_rest:
+        with context.database.reading() as connection:
+            decided = _decide(context, connection, names, sight)
+        settled = [outcome for outcome, writes in decided if not writes]
+        names = [outcome.name for outcome, writes in decided if writes]
+    if not names:
+        return settled
     with context.database.transaction() as connection:
-        records = deployments.all_of(connection)
-        templates = {record.name: deployments.revisions_of(connection, record.name) for record in records}
-        replicas = {record.name: list(deployments.replicas_of(connection, record.name)) for record in records}
-        promised = promised_bytes((one for many in replicas.values() for one in many), observed, templates)
-        for record in records:
-            record_after, merged = merge(connection, record, replicas[record.name], observed, now)
-            template = templates[record.name][record.revision]
-            wanted = wanted_of(context, record_after, template, nodes=nodes, promised=promised)
-            views = [view_of(one, observed.get(one.id), drained=one.id in drained) for one in merged]
-            plan = reconcile(wanted, views, now)
-            record_after, after = write_down(connection, record_after, merged, plan.actions, now)
-            promised += sum(isinstance(action, Start) for action in plan.actions) * (template.memory_bytes or 0)
-            result.actions[record.name] = plan.actions
-            for replica in after:
-                result.templates[replica.id] = templates[record.name][replica.revision]
-                result.known.add(replica.id)
-            if record_after.deleting and not after:
-                deployments.remove(connection, record.name)
-                events.add(connection, [_event(record.name, "Deleted", "The deployment is gone.")], at=now)
-            elif record_after != record:
-                deployments.save(connection, record_after)
-            result.busy |= bool(plan.actions) or any(_in_motion(replica) for replica in after)
-            times = (result.look_again_at, plan.look_again_at)
-            result.look_again_at = min((time for time in times if time is not None), default=None)
-    return result
+        decided = _decide(context, connection, names, sight)
+        _write(connection, [writes for _, writes in decided], now=sight.now)
+    return settled + [outcome for outcome, _ in decided]
 
 
-def merge(
-    connection: Connection,
-    record: DeploymentRecord,
-    replicas: Sequence[ReplicaRecord],
-    observed: Mapping[str, ObservedReplica],
-    now: float,
-) -> tuple[DeploymentRecord, list[ReplicaRecord]]:
-    """Take in what the backend said: states, failures in a row, events. Saves what changed of the replicas."""
+def _decide(
+    context: Context, connection: Connection, names: Collection[str], sight: Sight
+) -> list[tuple[Outcome, Writes]]:
+    promised = sight.promised
+    decided: list[tuple[Outcome, Writes]] = []
+    found = {one.record.name: one for one in deployments.fleet(connection, names)}
+    for name in names:
+        if (remembered := found.get(name)) is None:
+            decided.append((Outcome(name=name, gone=True), Writes()))
+            continue
+        outcome, writes = decide_one(context, remembered, sight, promised=promised)
+        memory = remembered.templates[remembered.record.revision].memory_bytes or 0
+        promised += sum(isinstance(action, Start) for action in outcome.actions) * memory
+        decided.append((outcome, writes))
+    return decided
+
+
+def _write(connection: Connection, decided: Iterable[Writes], *, now: float) -> None:
+    told: list[NewEvent] = []
+    replicas: list[ReplicaRecord] = []
+    for writes in decided:
+        told += writes.told
+        replicas += writes.replicas
+        if writes.record is not None:
+            deployments.save(connection, writes.record)
+        if writes.removed:
+            deployments.remove(connection, writes.removed)
+    deployments.save_replicas(connection, replicas)
+    events.add(connection, told, at=now)
+
+
+def coming_up_of(connection: Connection) -> Mapping[str, Sequence[tuple[str, int]]]:
+    """Every replica that is coming up with the memory it will take, by deployment."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for replica, template in deployments.coming_up(connection):
+        found.setdefault(replica.deployment, []).append((replica.id, template.memory_bytes or 0))
+    return found
+
+
+def decide_one(context: Context, before: Remembered, sight: Sight, *, promised: int) -> tuple[Outcome, Writes]:
+    """What to do for one deployment, and what to write before it is done."""
+    now, observed = sight.now, sight.observed.replicas
+    writes = Writes()
+    record, merged = _merge(before, sight, writes.told)
+    template = before.templates[record.revision]
+    wanted = wanted_of(context, record, template, nodes=sight.nodes, promised=promised)
+    views = [view_of(one, observed.get(one.id), drained=one.id in sight.drained) for one in merged]
+    plan = reconcile(wanted, views, now)
+    record, after = _write_down(record, merged, plan.actions, now, writes.told)
+    known = {replica.id: replica for replica in before.replicas}
+    writes.replicas = [one for one in after if known.get(one.id) != one]
+    if record.deleting and not after:
+        writes.removed, writes.replicas = record.name, []
+        writes.told.append(_event(record.name, "Deleted", "The deployment is gone."))
+        return Outcome(name=record.name, gone=True), writes
+    if record != before.record:
+        writes.record = record
+    live = sum(not one.state.ended and one.draining_since is None for one in after if one.revision == record.revision)
+    moving = [one.since for one in after if _in_motion(one)]
+    of = {one.id: before.templates[one.revision] for one in after}
+    return Outcome(
+        name=record.name,
+        actions=plan.actions,
+        templates={action.id: of[action.id] for action in plan.actions if action.id in of},
+        replica_ids=tuple(of),
+        coming_up=tuple((one.id, of[one.id].memory_bytes or 0) for one in after if one.state.coming_up),
+        draining=tuple(
+            one.id
+            for one in after
+            if one.draining_since is not None and one.stop_sent_at is None and not one.state.ended
+        ),
+        moving_since=max(moving, default=None),
+        waits=wanted.room is not None and live < wanted.replicas,
+        look_again_at=min(
+            (at for at in (plan.look_again_at, _stable_at(record, after)) if at is not None), default=None
+        ),
+        route=route_of(context, record, template, after, observed=observed, nodes=sight.nodes, now=now),
+    ), writes
+
+
+def _merge(before: Remembered, sight: Sight, told: list[NewEvent]) -> tuple[DeploymentRecord, list[ReplicaRecord]]:
+    """Take in what the backend said: states, failures in a row, events."""
+    record, now, observed = before.record, sight.now, sight.observed.replicas
     if record.last_failure_at is not None and record.last_failure_at > now:
         record = replace(record, last_failure_at=now)
     merged: list[ReplicaRecord] = []
-    told: list[NewEvent] = []
-    changed: list[ReplicaRecord] = []
-    for before in replicas:
-        seen = observed.get(before.id)
-        after = _not_later(_observed(before, seen, now), now)
-        if after.state is not before.state:
-            told.append(_transition(before, after, seen))
+    for known in before.replicas:
+        seen = observed.get(known.id)
+        # The backend may not know yet what is being started.
+        unseen_yet = seen is None and known.id in sight.acting
+        after = _not_later(known if unseen_yet else _observed(known, seen, now), now)
+        if after.state is not known.state:
+            told.append(_transition(known, after, seen))
             if after.state is ReplicaState.FAILED and after.revision == record.revision:
-                record = count_failure(record, before, after.message or after.reason, reason=after.reason, now=now)
-        if after != before:
-            changed.append(after)
+                record = count_failure(record, known, after.message or after.reason, reason=after.reason, now=now)
         merged.append(after)
     serving = [one for one in merged if one.state is ReplicaState.READY and one.revision == record.revision]
     if serving and not record.ever_ready:
         record = replace(record, ever_ready=True)
     if record.failures and any(now - (one.ready_at or now) >= STABLE_AFTER_S for one in serving):
         record = replace(record, failures=0, last_failure="", last_failure_at=None)
-    highest = max((ordinal_of(one) for one in observed if one.rpartition("-")[0] == record.name), default=0)
+    highest = max((ordinal_of(one) for one in sight.observed.of(record.name)), default=0)
     if highest >= record.next_ordinal:
         record = replace(record, next_ordinal=highest + 1)
-    deployments.save_replicas(connection, changed)
-    events.add(connection, told, at=now)
     return record, merged
 
 
-def write_down(
-    connection: Connection,
+def _write_down(
     record: DeploymentRecord,
     replicas: Sequence[ReplicaRecord],
     actions: Sequence[Action],
     now: float,
+    told: list[NewEvent],
 ) -> tuple[DeploymentRecord, list[ReplicaRecord]]:
-    """Record what will be done, before it is done."""
+    """What to remember of what will be done."""
     after = {replica.id: replica for replica in replicas}
-    told: list[NewEvent] = []
     for action in actions:
         if isinstance(action, Start):
             after[action.id] = _new_replica(record, action, now)
@@ -150,8 +250,6 @@ def write_down(
                 told.append(_event(record.name, action.reason, message, warning=True))
                 if replica.revision == record.revision:
                     record = count_failure(record, replica, message, now=now)
-    deployments.save_replicas(connection, (one for one in after.values() if one not in replicas))
-    events.add(connection, told, at=now)
     return record, list(after.values())
 
 
@@ -255,6 +353,14 @@ def _event(name: str, reason: str, message: str, *, warning: bool = False) -> Ne
     return NewEvent(
         kind="deployment", name=name, reason=reason, message=message, level="warning" if warning else "normal"
     )
+
+
+def _stable_at(record: DeploymentRecord, replicas: Sequence[ReplicaRecord]) -> float | None:
+    """When earlier failures will be forgiven, if a replica goes on to serve."""
+    if not record.failures:
+        return None
+    serving = (one for one in replicas if one.state is ReplicaState.READY and one.revision == record.revision)
+    return min((one.ready_at + STABLE_AFTER_S for one in serving if one.ready_at is not None), default=None)
 
 
 def _in_motion(replica: ReplicaRecord) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection
-
 from hostler.control.context import Context
 from hostler.control.snapshots import RoutedDeployment, endpoint_of, external_endpoint, secret_of
 from hostler.control.views import summary_of, view_of, wanted_of
@@ -14,24 +12,62 @@ from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
 from hostler.spec.snapshot import EndpointRoute
 from hostler.spec.version import ModelVersion
-from hostler.store import deployments
+from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 from hostler.store.secrets import SecretFiles
 
 
 class Routes:
-    """Every endpoint that clients may call. What is asked for again and has not changed is the same object again."""
+    """Every endpoint that clients may call, kept from call to call: what has not changed is the same object again."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._externals = ExternalRoutes(context.secrets)
+        self._versions: Sequence[ModelVersion] | None = None
+        self._external: dict[str, EndpointRoute] = {}
+        self._deployed: dict[str, EndpointRoute] = {}
+        """By deployment."""
+        self._holders: dict[str, str] = {}
+        """The deployment that has an endpoint."""
 
-    def read(self, observed: Mapping[str, ObservedReplica], nodes: Sequence[ObservedNode]) -> list[EndpointRoute]:
-        """The endpoints as they are. Blocks on the database and on secrets' files; makes nobody wait for either."""
-        with self._context.database.reading() as connection:
-            endpoints = deployed(self._context, connection, observed, nodes)
-        taken = {endpoint.name for endpoint in endpoints}
-        endpoints += self._externals.read(one for one in self._context.externals.versions if one.model not in taken)
-        return endpoints
+    @property
+    def outdated(self) -> bool:
+        """Whether there are other versions of external models than `read_externals` has seen."""
+        return self._versions is not self._context.externals.versions
+
+    def change(self, deployed: Mapping[str, EndpointRoute | None]) -> dict[str, EndpointRoute | None]:
+        """Take in the endpoints of some deployments, None for one that has none. The endpoints that may be others."""
+        changed: dict[str, EndpointRoute | None] = {}
+        for name, route in deployed.items():
+            before = self._deployed.get(name)
+            if before == route:
+                continue
+            if before is not None and self._holders.get(before.name) == name:
+                del self._holders[before.name]
+                changed[before.name] = None
+            if route is None:
+                del self._deployed[name]
+            else:
+                self._deployed[name] = route
+        for name in deployed:
+            route = self._deployed.get(name)
+            if route is not None and self._holders.get(route.name) != name:
+                self._holders[route.name] = name
+                changed[route.name] = None
+        return self._told(changed)
+
+    def read_externals(self) -> dict[str, EndpointRoute | None]:
+        """Make the endpoints of external models again that changed. Those that may be others. Blocks on files."""
+        self._versions = self._context.externals.versions
+        before, self._external = self._external, {route.name: route for route in self._externals.read(self._versions)}
+        changed = {name for name, route in self._external.items() if before.get(name) is not route}
+        return self._told(changed | (before.keys() - self._external.keys()))
+
+    def _told(self, endpoints: Iterable[str]) -> dict[str, EndpointRoute | None]:
+        """What gateways are told of these: a deployment's endpoint goes before an external model's."""
+        return {
+            name: self._deployed[self._holders[name]] if name in self._holders else self._external.get(name)
+            for name in endpoints
+        }
 
 
 class ExternalRoutes:
@@ -76,34 +112,32 @@ def _told(values: Mapping[str, str | HostlerError]) -> Callable[[str], str]:
     return secret
 
 
-def deployed(
+def route_of(
     context: Context,
-    connection: Connection,
+    record: DeploymentRecord,
+    template: RevisionTemplate,
+    replicas: Sequence[ReplicaRecord],
+    *,
     observed: Mapping[str, ObservedReplica],
     nodes: Sequence[ObservedNode],
-) -> list[EndpointRoute]:
-    """The endpoints of deployments."""
-    now = context.now()
-    endpoints: list[EndpointRoute] = []
-    for record in deployments.all_of(connection):
-        if record.deleting:
-            continue
-        template = deployments.revisions_of(connection, record.name)[record.revision]
-        replicas = deployments.replicas_of(connection, record.name)
-        views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
-        wanted = wanted_of(context, record, template, nodes=nodes, promised=0)
-        summary = summary_of(record, template, wanted, views, nodes=nodes, now=now)
-        engine = engines.get(template.engine)
-        routed = RoutedDeployment(
-            record=record,
-            replicas=replicas,
-            engine=engine.name,
-            protocols=engine.protocols,
-            task=template.task,
-            condition=f"{record.name} is {summary.state}: {_first_line(summary.message)}",
-        )
-        endpoints.append(endpoint_of(routed, observed))
-    return endpoints
+    now: float,
+) -> EndpointRoute | None:
+    """The endpoint of a deployment; None if it is being deleted."""
+    if record.deleting:
+        return None
+    views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
+    wanted = wanted_of(context, record, template, nodes=nodes, promised=0)
+    summary = summary_of(record, template, wanted, views, nodes=nodes, now=now)
+    engine = engines.get(template.engine)
+    routed = RoutedDeployment(
+        record=record,
+        replicas=replicas,
+        engine=engine.name,
+        protocols=engine.protocols,
+        task=template.task,
+        condition=f"{record.name} is {summary.state}: {_first_line(summary.message)}",
+    )
+    return endpoint_of(routed, observed)
 
 
 def _first_line(text: str) -> str:

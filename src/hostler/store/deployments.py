@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 from hostler.store.tables import deployments, replicas, revisions
+
+GROUP = 500
+"""Names that one query asks for at once."""
+
+PARSED = 4096
+"""Specs and templates that are kept as objects."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """All that is remembered of one deployment: itself, every revision by its number, its replicas, oldest first."""
+
+    record: DeploymentRecord
+    templates: dict[int, RevisionTemplate]
+    replicas: list[ReplicaRecord]
 
 
 def get(connection: Connection, name: str) -> DeploymentRecord | None:
@@ -58,7 +76,7 @@ def add_revision(
 def revisions_of(connection: Connection, deployment: str) -> Mapping[int, RevisionTemplate]:
     """Every revision's template, by its number."""
     rows = connection.execute(select(revisions).where(revisions.c.deployment == deployment)).mappings()
-    return {row["number"]: RevisionTemplate.model_validate_json(row["template"]) for row in rows}
+    return {row["number"]: _template(row["template"]) for row in rows}
 
 
 def version_digests_in_use(connection: Connection) -> Mapping[str, str]:
@@ -70,8 +88,23 @@ def version_digests_in_use(connection: Connection) -> Mapping[str, str]:
     used: dict[str, str] = {}
     for row in connection.execute(select(revisions)).mappings():
         if (row["deployment"], row["number"]) in numbers:
-            used[RevisionTemplate.model_validate_json(row["template"]).digest] = row["deployment"]
+            used[_template(row["template"]).digest] = row["deployment"]
     return used
+
+
+def fleet(connection: Connection, names: Iterable[str]) -> Sequence[Remembered]:
+    """Those of these deployments that there are, with their revisions and replicas, in no order."""
+    found: dict[str, Remembered] = {}
+    for some in _some(names):
+        rows = connection.execute(select(deployments).where(deployments.c.name.in_(some))).mappings().all()
+        for row in rows:
+            found[row["name"]] = Remembered(record=_deployment(row), templates={}, replicas=[])
+        for row in connection.execute(select(revisions).where(revisions.c.deployment.in_(some))).mappings():
+            found[row["deployment"]].templates[row["number"]] = _template(row["template"])
+        query = select(replicas).where(replicas.c.deployment.in_(some)).order_by(replicas.c.ordinal)
+        for row in connection.execute(query).mappings():
+            found[row["deployment"]].replicas.append(_replica(row))
+    return list(found.values())
 
 
 def replicas_of(connection: Connection, deployment: str) -> Sequence[ReplicaRecord]:
@@ -88,11 +121,32 @@ def all_replicas(connection: Connection) -> Sequence[ReplicaRecord]:
 
 def save_replicas(connection: Connection, records: Iterable[ReplicaRecord]) -> None:
     """Write replicas, new or known."""
-    for record in records:
-        values = _replica_values(record)
-        changed = connection.execute(update(replicas).where(replicas.c.id == record.id).values(values))
-        if changed.rowcount == 0:
-            connection.execute(insert(replicas).values(values))
+    if rows := [_replica_values(record) for record in records]:
+        connection.execute(_SAVE_REPLICAS, rows)
+
+
+def coming_up(connection: Connection) -> Iterable[tuple[ReplicaRecord, RevisionTemplate]]:
+    """Every replica that is coming up, with what it runs."""
+    query = (
+        select(replicas, revisions.c.template)
+        .join(
+            revisions,
+            (revisions.c.deployment == replicas.c.deployment) & (revisions.c.number == replicas.c.revision),
+        )
+        .where(replicas.c.state.in_([state.value for state in ReplicaState if state.coming_up]))
+    )
+    for row in connection.execute(query).mappings():
+        values = dict(row)
+        template = _template(values.pop("template"))
+        yield _replica(values), template
+
+
+def known_replicas(connection: Connection, replica_ids: Iterable[str]) -> set[str]:
+    """Those of these replicas that are remembered."""
+    found: set[str] = set()
+    for some in _some(replica_ids):
+        found.update(connection.execute(select(replicas.c.id).where(replicas.c.id.in_(some))).scalars())
+    return found
 
 
 def remove_replica(connection: Connection, replica_id: str) -> None:
@@ -103,8 +157,19 @@ def remove_replica(connection: Connection, replica_id: str) -> None:
 def _deployment(row: RowMapping) -> DeploymentRecord:
     values: dict[str, Any] = dict(row)
     del values["endpoint"]
-    values["spec"] = DeploymentSpec.model_validate_json(row["spec"])
+    values["spec"] = _spec(row["spec"])
     return DeploymentRecord(**values)
+
+
+# The same text is read again and again, parsing it takes most of the time of a look, and what comes of it is frozen.
+@lru_cache(PARSED)
+def _spec(text: str) -> DeploymentSpec:
+    return DeploymentSpec.model_validate_json(text)
+
+
+@lru_cache(PARSED)
+def _template(text: str) -> RevisionTemplate:
+    return RevisionTemplate.model_validate_json(text)
 
 
 def _deployment_values(record: DeploymentRecord) -> dict[str, Any]:
@@ -125,7 +190,7 @@ def _deployment_values(record: DeploymentRecord) -> dict[str, Any]:
     }
 
 
-def _replica(row: RowMapping) -> ReplicaRecord:
+def _replica(row: Mapping[Any, Any]) -> ReplicaRecord:
     values: dict[str, Any] = dict(row)
     values["state"] = ReplicaState(values["state"])
     return ReplicaRecord(**values)
@@ -133,3 +198,16 @@ def _replica(row: RowMapping) -> ReplicaRecord:
 
 def _replica_values(record: ReplicaRecord) -> dict[str, Any]:
     return {column.name: getattr(record, column.name) for column in replicas.columns} | {"state": record.state.value}
+
+
+_SAVE = sqlite_insert(replicas)
+_SAVE_REPLICAS = _SAVE.on_conflict_do_update(
+    index_elements=[replicas.c.id],
+    set_={column.name: _SAVE.excluded[column.name] for column in replicas.columns if not column.primary_key},
+)
+
+
+def _some(names: Iterable[str]) -> Iterable[Sequence[str]]:
+    """Names in groups that fit into one query."""
+    every = sorted(names)
+    return (every[begin : begin + GROUP] for begin in range(0, len(every), GROUP))
