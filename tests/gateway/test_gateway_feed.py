@@ -211,6 +211,7 @@ async def test_the_feed_goes_on_after_a_failure_nobody_foresaw(
         apply=apply,
         keep=lambda _message, body: kept.append(body),
         in_flight=dict,
+        load=dict,
         journal=Journal(home / "journal", name="g", max_bytes=1 << 20),
         journal_state=JournalState,
     )

@@ -29,6 +29,7 @@ class Account:
     __slots__ = (
         "_body_bytes",
         "_call",
+        "_demand",
         "_endpoint",
         "_front",
         "_grant",
@@ -40,7 +41,9 @@ class Account:
         "_started_at",
         "_status",
         "_streamed",
+        "_unanswered",
         "_used",
+        "held_s",
         "limited",
         "outcome",
         "reached",
@@ -70,6 +73,10 @@ class Account:
         self._status = 0
         self._streamed = False
         self._used: Used | None = None
+        self._unanswered = True
+        self._demand = front.demands[endpoint.name]
+        self.held_s = -1.0
+        """How long the request was held before it set out; negative if it was not."""
         limits, more = grant.limits, endpoint.route.limits
         self.limited = (limits is not NO_LIMITS and limits.any) or (more is not NO_LIMITS and more.any)
         """Whether its key or its endpoint has limits."""
@@ -109,7 +116,7 @@ class Account:
                 certain=certain,
                 now=self._started_at,
             )
-        self._front.open_accounts += 1
+        self._begin()
 
     def asked(self) -> Asked:
         """What the request takes from limits that are shared. `hold` follows if it gets it."""
@@ -133,7 +140,15 @@ class Account:
     def hold(self, reservation: Reserved) -> None:
         """The request has what it `asked` for. `close` must follow, once."""
         self._reservation = reservation
+        self._begin()
+
+    def _begin(self) -> None:
         self._front.open_accounts += 1
+        self._demand.came(self._prompt_bytes)
+
+    @property
+    def _prompt_bytes(self) -> int:
+        return self._body_bytes if self._call is not None else 0
 
     def _most_tokens(self) -> tuple[int, bool]:
         """Tokens to take before they are known, and whether the caller named the bound."""
@@ -155,6 +170,16 @@ class Account:
         return self._call is not None
 
     @property
+    def streams(self) -> bool:
+        """Whether the caller asks for a stream of events."""
+        return self._call is not None and self._call.stream is True
+
+    @property
+    def key(self) -> str:
+        """The id of the key."""
+        return self._grant.id
+
+    @property
     def status(self) -> int:
         """Of the engine's answer; 0 if there is none."""
         return self._status
@@ -165,13 +190,22 @@ class Account:
 
     @property
     def lines(self) -> bytes:
-        """Headers for the answer: how much is left of the limits."""
+        """Headers for the answer: how much is left of the limits, and how long it was held."""
         reservation = self._reservation
-        return reservation.lines() if reservation is not None else b""
+        lines = reservation.lines() if reservation is not None else b""
+        return lines if self.held_s < 0 else lines + self.cold_start
+
+    @property
+    def cold_start(self) -> bytes:
+        """The header that tells how long the request was held, empty if it was not."""
+        return b"x-hostler-cold-start: %d\r\n" % round(self.held_s * 1000) if self.held_s >= 0 else b""
 
     def begin(self, answer: AnswerHead) -> Meter | None:
         """The answer has begun: what its body has to pass, None if nothing has to look at it."""
         self._streamed = answer.events
+        if self._unanswered:
+            self._unanswered = False
+            self._demand.answered(self._prompt_bytes, after_s=time.monotonic() - self._started_at)
         if self._call is not None and 200 <= answer.status < 300:
             if answer.events:
                 self._meter = EventMeter(hides_usage=self._hides_usage, clock=self._front.clock)
@@ -253,6 +287,14 @@ class Account:
         self._settled = True
         front = self._front
         front.open_accounts -= 1
+        demand = self._demand
+        if self._unanswered:
+            self._unanswered = False
+            if self._status and self.outcome == "ok":
+                demand.answered(self._prompt_bytes, after_s=now - self._started_at)
+            else:
+                demand.unanswered(self._prompt_bytes)
+        demand.ended()
         if self._meter is not None:
             self._meter.forget()
         if self._reservation is not None:

@@ -10,7 +10,7 @@ import msgspec
 import hostler
 from hostler.gateway.admission import callable_names, endpoint_for, split_model
 from hostler.gateway.heads import connection_line, status_line
-from hostler.gateway.refusals import RateLimited, WrongMethod
+from hostler.gateway.refusals import NoRoom, RateLimited, WrongMethod
 from hostler.gateway.request import Request
 from hostler.gateway.routing import Kind, Route
 from hostler.gateway.table import Endpoint, Table
@@ -61,6 +61,8 @@ def error_answer(error: HostlerError, *, path: str) -> Answer:
             lines += f"allow: {', '.join(error.allowed)}\r\n".encode()
         case RateLimited():
             lines += limit_lines(error)
+        case NoRoom():
+            lines += b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after_s))
         case Unavailable():
             lines += b"retry-after: %d\r\n" % RETRY_AFTER_S
         case _:

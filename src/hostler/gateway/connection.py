@@ -177,7 +177,10 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, error: HostlerError) -> None:
         self._count_refusal(error)
-        self._answer(error_answer(error, path=self._request.head.path))
+        answer = error_answer(error, path=self._request.head.path)
+        if self._exchange is not None:
+            answer = answer._replace(lines=answer.lines + self._exchange.account.cold_start)
+        self._answer(answer)
 
     def cut(self, *, reset: bool) -> None:
         self._drop_exchange()

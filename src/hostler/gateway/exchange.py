@@ -1,80 +1,51 @@
 """One request on its way to an upstream, and the answer on its way back.
 
     choosing -> connecting -> sending and waiting -> answering -> ended
-        |           |                |                   |
-        refused     refused, or once more elsewhere      cut off
+      |   ^         |                |                   |
+      |  held       refused, or once more elsewhere      cut off
+      refused
 
-Until the answer's head is sent, whatever goes wrong is an error the client reads; after that it can only be cut off.
-A request is sent again only where no work for it can have begun: a connection could not be made; a kept-alive one
-ended without a byte of answer at once (the upstream had closed it as idle); an engine said 503 with `Retry-After`, by
-which it refuses what it has not begun (RFC 9110, 15.6.4). It goes to another replica, `MAX_ATTEMPTS` times in all and
-within the endpoint's budget; never from or to a provider. An upstream that ends later may have died of the request,
-which must not kill the next one.
+Until the answer's head is sent, whatever goes wrong is an error the client reads; after that it can only be cut off. A
+stream that is held has an early head (`held_stream`): what goes wrong before the engine's own events is an event.
 """
 
 from __future__ import annotations
 
-import asyncio
-
 from hostler.gateway.account import Account
-from hostler.gateway.affinity import prefix_key
-from hostler.gateway.bodies import with_model
 from hostler.gateway.client_side import Client
 from hostler.gateway.framing import LAST_CHUNK, ChunkedDecoder, chunk
 from hostler.gateway.front import Front
-from hostler.gateway.heads import AnswerHead, client_head, hops
+from hostler.gateway.heads import AnswerHead, client_head
+from hostler.gateway.held_stream import error_event
+from hostler.gateway.holding import Holding
 from hostler.gateway.metering import Meter
 from hostler.gateway.missing import is_bare, may_tell_missing, path_missing
-from hostler.gateway.refusals import check_hops
 from hostler.gateway.request import Request
-from hostler.gateway.series import FailureReason
 from hostler.gateway.shared_limits import Reserved
 from hostler.gateway.table import Endpoint
 from hostler.gateway.upstream import Pool, UpstreamConnection
-from hostler.spec.errors import DeadlineExceeded, HostlerError, Unavailable, UpstreamFailed
+from hostler.spec.errors import DeadlineExceeded, HostlerError, UpstreamFailed
 from hostler.spec.usage import Outcome
 
 _JOINED_BYTES = 64 * 1024
 """Bodies up to this size are copied behind their head, to leave in one piece."""
 
-
-MAX_ATTEMPTS = 4
-"""Of one request. Refused connections cost little, and half of the replicas may be gone before that is known."""
-
 _STALE_WITHIN_S = 0.1
 """How soon a connection that was closed as idle shows it after something was sent on it."""
 
 
-class Exchange:
-    """Implements `upstream.Taker`. `body` None streams: its pieces come by `body_piece` and `body_end`."""
+class Exchange(Holding):
+    """One request. `body` None streams: its pieces come by `body_piece` and `body_end`."""
 
     __slots__ = (
-        "_account",
         "_admitting",
         "_answer",
-        "_body",
         "_body_ended",
-        "_chunked",
-        "_client",
-        "_close",
-        "_connecting",
-        "_deployment",
-        "_endpoint",
-        "_front",
         "_heard",
         "_meter",
-        "_out",
-        "_pool",
-        "_request",
         "_sent_at",
-        "_sent_body",
-        "_target",
-        "_tried",
-        "_undecided",
-        "_upstream",
         "_waiting_pieces",
         "_written",
-        "method",
     )
 
     def __init__(
@@ -88,30 +59,13 @@ class Exchange:
         target: str,
         body: bytes | None,
     ) -> None:
-        self.method = request.head.method
-        self._client = client
-        self._request = request
-        self._front = front
-        self._endpoint = endpoint
-        self._account = account
-        self._target = target
-        self._body = body
-        self._sent_body = body
+        super().__init__(client, request, front=front, endpoint=endpoint, account=account, target=target, body=body)
         self._body_ended = body is not None
         self._waiting_pieces: list[bytes] | None = None
-        self._tried: tuple[Pool, ...] = ()
-        self._deployment = ""
-        self._pool: Pool | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[None] | None = None
         self._admitting = False
         self._answer: AnswerHead | None = None
         self._meter: Meter | None = None
-        self._chunked = False
-        self._close = False
-        self._undecided = False
         self._written = False
-        self._out: list[bytes] = []
         self._heard = front.now
         self._sent_at = 0.0
 
@@ -123,12 +77,13 @@ class Exchange:
     @property
     def answering(self) -> bool:
         """Whether the client may have seen a part of the answer."""
-        return self._written
+        return self._written or self._early
 
     # What the client's connection calls.
 
     def start(self) -> None:
-        """Admit the request, choose a target and send it. Raises `RateLimited`, or `Unavailable` without a target."""
+        """Admit the request, choose a target and send it. Raises `RateLimited`, or `Unavailable` if no target can take
+        it, and it cannot wait for one either."""
         front, account = self._front, self._account
         shared = front.shared_limits
         if shared is not None and account.limited:
@@ -155,18 +110,15 @@ class Exchange:
             self._client.refuse(error)
 
     def _set_out(self) -> None:
-        endpoint = self._endpoint
+        endpoint, front = self._endpoint, self._front
         try:
-            if self._front.refuses_unrecorded:
+            if front.refuses_unrecorded:
                 self._account.check_room()
-            pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=self._affinity(endpoint))
+            # Nobody overtakes those who wait.
+            pool = self._choose(endpoint) if endpoint.name not in front.waiting.queues else None
             if pool is None:
-                raise Unavailable(
-                    f"No replica of {endpoint.name!r} is ready.",
-                    hint=endpoint.route.condition or None,
-                    param="model",
-                    code="no_ready_replica",
-                )
+                self._hold()
+                return
             endpoint.retries.requests += 1
             self._attempt(pool, fresh=self._body is None)
         except HostlerError:
@@ -202,6 +154,11 @@ class Exchange:
 
     def sweep(self, now: float) -> None:
         """Give up on an upstream that owes a byte and has been silent too long."""
+        held = self._held
+        if held is not None and held.queue is not None:
+            self._sweep_held(held)
+            self._heard = now
+            return
         silent_s = self._front.limits.silent_s
         # A connection in the making has a deadline of its own, and a client that does not read has another.
         if self._connecting is not None or self._client.full or now - self._heard <= silent_s:
@@ -222,6 +179,8 @@ class Exchange:
         """Send the request, or what there is of it."""
         self._connecting = None
         self._upstream = upstream
+        if self._held is not None:
+            self._front.waiting.got_through(self._endpoint.name)
         if upstream.reused:
             self._sent_at = self._front.clock()
         request, body, pool = self._request, self._sent_body, upstream.pool
@@ -238,18 +197,20 @@ class Exchange:
             upstream.write(body)
 
     def not_connected(self, reason: str) -> None:
-        """Try another target, or give up."""
+        """Try another target, wait for one, or give up."""
         self._connecting = None
         self._blame("connect")
-        other = self._another()
+        other, failed = self._another(), self._pool
         self._release(reusable=False)
+        if other is None and self._held_again(failed):
+            return
         self._again(other, reason=reason)
 
     def answer_whole(self, answer: AnswerHead, body: bytes, *, reusable: bool) -> None:
         """Pass the answer on in one piece."""
         if answer.refuses and self._begun_elsewhere():
             return
-        if answer.events or answer.status == 404:
+        if answer.events or answer.status == 404 or self._early:
             self.answer_head(answer)
             self.answer_body(body)
             self.answer_flush(ended=True, reusable=reusable)
@@ -276,6 +237,9 @@ class Exchange:
         request = self._request
         self._answer = answer
         self._meter = self._account.begin(answer)
+        if self._early:
+            self._answer_early(answer)
+            return
         # An event that is kept from the client makes the body shorter than was announced.
         shortened = self._meter is not None and self._meter.shortens
         self._chunked = answer.has_body and (answer.length is None or shortened) and not request.head.http_1_0
@@ -322,8 +286,12 @@ class Exchange:
         out = self._out
         if self._undecided:
             if not ended:
+                self._bound_whole()
                 return
             self._undecided = False
+            if self._early and self._answer is not None:
+                self._answer_as_event(self._answer, reusable=reusable)
+                return
             if is_bare(b"".join(out[1:])):
                 out.clear()
                 self._account.close("ok", status=404, deployment=self._deployment)
@@ -370,42 +338,6 @@ class Exchange:
 
     # Steps.
 
-    def _attempt(self, pool: Pool, *, fresh: bool) -> None:
-        if pool.full:
-            raise Unavailable(f"{self._endpoint.name!r} has too many requests under way.", code="overloaded")
-        external = pool.external
-        if external is not None:
-            check_hops(hops(self._request.head), model=self._endpoint.name)
-            if self._body is not None:
-                self._sent_body = with_model(self._body, model=external.model)
-        else:
-            self._sent_body = self._body
-        self._tried += (pool,)
-        self._account.reached = True
-        self._pool = pool
-        self._deployment = pool.deployment
-        pool.in_flight += 1
-        upstream = None if fresh else pool.take()
-        if upstream is None:
-            self._connecting = pool.connect(self, timeout_s=self._front.limits.connect_s)
-        else:
-            self.connected(upstream)
-
-    def _affinity(self, endpoint: Endpoint) -> int | None:
-        return prefix_key(self._body) if endpoint.sticky and self._body is not None else None
-
-    def _another(self) -> Pool | None:
-        """Another replica for a request that failed. None if there is none, or the failed target is a provider."""
-        if self._pool is None or self._pool.external is not None or len(self._tried) >= MAX_ATTEMPTS:
-            return None
-        # The newest snapshot decides: a replica that has left it since gets no request any more.
-        endpoint = self._front.table.endpoints.get(self._endpoint.name)
-        if endpoint is None:
-            return None
-        affinity = self._affinity(endpoint)
-        pool = endpoint.choose(self._front.draw, now=self._front.now, affinity=affinity, without=self._tried)
-        return pool if pool is not None and pool.external is None else None
-
     def _again(self, pool: Pool | None, *, reason: str) -> None:
         if pool is None or not self._endpoint.retries.allow(self._front.now):
             self._fail(self._failure(reason))
@@ -416,37 +348,6 @@ class Exchange:
         except HostlerError as error:
             self._fail(error)
 
-    def _begun_elsewhere(self) -> bool:
-        """Whether a request that an engine has refused to begin is on its way to another replica."""
-        pool = self._another() if self._body is not None else None
-        if pool is None or pool.full or not self._endpoint.retries.allow(self._front.now):
-            return False
-        self._front.metrics.retried(self._endpoint.name)
-        self._release(reusable=False)
-        self._attempt(pool, fresh=True)
-        return True
-
-    def _judge(self, answer: AnswerHead) -> None:
-        """Tell the target's pool whether its answer, which is whole, speaks for it."""
-        pool = self._pool
-        if pool is None:
-            return
-        if answer.fails:
-            self._blame("status")
-        elif pool.health.failures:
-            pool.succeeded()
-
-    def _blame(self, reason: FailureReason) -> None:
-        """The target has failed the request."""
-        pool, front, name = self._pool, self._front, self._endpoint.name
-        if pool is None:
-            return
-        front.metrics.upstream_failed(name, reason)
-        before = pool.health.ejected
-        pool.failed(front.now)
-        if pool.health.ejected and not before:
-            front.metrics.ejected(name)
-
     def _send_waiting(self) -> None:
         pieces, self._waiting_pieces = self._waiting_pieces or (), None
         self._client.hold_body(held=False)
@@ -455,16 +356,10 @@ class Exchange:
         if self._body_ended:
             self.body_end()
 
-    def _release(self, *, reusable: bool) -> None:
-        pool, self._pool = self._pool, None
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.release(reusable=reusable)
-        if pool is not None:
-            pool.finished()
-
     def _cancel(self, outcome: Outcome) -> None:
         """End the upstream's work, if there is any, and charge what was seen of it."""
+        if self._held is not None:
+            self._front.waiting.leave(self._held)
         if self._admitting:
             # Whoever asked for it settles it once it is known.
             self._admitting = False
@@ -483,11 +378,14 @@ class Exchange:
     def _fail(self, error: HostlerError) -> None:
         answer = self._answer
         self._account.close("failed", status=answer.status if answer is not None else 0, deployment=self._deployment)
-        if answer is None or not self._written:
+        if self._written:
+            self._client.cut(reset=not self._chunked and (self._early or answer is None or answer.length is None))
+        elif self._early:
+            self._front.metrics.refused(error.code)
+            self._end_early(error_event(error, target=self._target))
+        else:
             self._out.clear()
             self._client.refuse(error)
-        else:
-            self._client.cut(reset=answer.length is None and not self._chunked)
 
     def _failure(self, reason: str) -> UpstreamFailed:
         return UpstreamFailed(f"{self._endpoint.who} failed: {reason}.", param="model", code="upstream_failed")

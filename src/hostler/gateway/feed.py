@@ -20,6 +20,7 @@ import msgspec
 from hostler.gateway.journal import Journal
 from hostler.gateway.shipping import PackedBatch, Shipper
 from hostler.settings import Settings
+from hostler.spec.demand import EndpointLoad
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
 from hostler.spec.usage import UsageAck
@@ -28,6 +29,7 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 """A snapshot of 10,000 endpoints and 100,000 keys takes about 25 MB; keys that name many endpoints take more."""
 REPORT_EVERY_S = 1.0
 REPORT_SOON_S = 0.02
+REPORT_APART_S = 0.01
 FIRST_DELAY_S = 0.05
 LONGEST_DELAY_S = 2.0
 CONNECT_TIMEOUT_S = 5.0
@@ -46,7 +48,7 @@ class Feed:
     """Keeps one connection to control for ever, and `apply`s what comes.
 
     `apply` gets each snapshot and each change of the one that is served, and says whether anything changed; what did
-    goes to `keep` too, with its msgpack. `in_flight` is asked for each report.
+    goes to `keep` too, with its msgpack. `in_flight` and `load` are asked for each report.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Feed:
         apply: Callable[[Snapshot | SnapshotDelta], bool],
         keep: Callable[[Snapshot | SnapshotDelta, bytes], None],
         in_flight: Callable[[], dict[str, int]],
+        load: Callable[[], dict[str, EndpointLoad]],
         journal: Journal,
         journal_state: Callable[[], JournalState],
     ) -> None:
@@ -66,6 +69,7 @@ class Feed:
         self._apply = apply
         self._keep = keep
         self._in_flight = in_flight
+        self._load = load
         self._journal_state = journal_state
         self._shipper = Shipper(journal)
         self._address = parse_feed(settings)
@@ -73,6 +77,9 @@ class Feed:
         self._report_due = asyncio.Event()
         self._told = ""
         self._connected = False
+        self._writer: asyncio.StreamWriter | None = None
+        self._at_once: asyncio.Handle | None = None
+        self._reported_at = 0.0
 
     async def finish(self, *, timeout_s: float) -> None:
         """Ship what is in the journal, if control takes it, for at most `timeout_s`."""
@@ -82,6 +89,25 @@ class Feed:
     def report_soon(self) -> None:
         """Send a report within 50 ms instead of with the next second; several calls make one report."""
         self._report_due.set()
+
+    def report_at_once(self) -> None:
+        """Send a report before the event loop waits again, but `REPORT_APART_S` after the last one that was sent so.
+
+        Without a connection nothing is sent: the first report of the next one tells it.
+        """
+        if self._at_once is None:
+            loop = asyncio.get_running_loop()
+            wait_s = self._reported_at + REPORT_APART_S - loop.time()
+            if wait_s > 0:
+                self._at_once = loop.call_later(wait_s, self._send_at_once)
+            else:
+                self._at_once = loop.call_soon(self._send_at_once)
+
+    def _send_at_once(self) -> None:
+        self._at_once = None
+        self._reported_at = asyncio.get_running_loop().time()
+        if self._writer is not None and not self._writer.is_closing():
+            _write(self._writer, self._make_report())
 
     async def run(self) -> None:
         """Connect, again and again, until cancelled."""
@@ -110,11 +136,13 @@ class Feed:
         try:
             hello = Hello(gateway_id=self._gateway_id, token=self._token(), version=self._version())
             await _send(writer, hello)
+            self._writer = writer
             telling = [asyncio.create_task(self._report(writer)), asyncio.create_task(self._ship(writer))]
             self._connected = True
             return await self._receive(reader)
         finally:
             self._connected = False
+            self._writer = None
             for task in telling:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, OSError, TimeoutError):
@@ -163,10 +191,14 @@ class Feed:
                         await self._report_due.wait()
                     await asyncio.sleep(REPORT_SOON_S)
                 self._report_due.clear()
-                report = Report(applied=self._version(), in_flight=self._in_flight(), journal=self._journal_state())
-                await _send(writer, report)
+                await _send(writer, self._make_report())
         finally:
             writer.transport.abort()
+
+    def _make_report(self) -> Report:
+        return Report(
+            applied=self._version(), in_flight=self._in_flight(), load=self._load(), journal=self._journal_state()
+        )
 
     async def _ship(self, writer: asyncio.StreamWriter) -> None:
         """Send usage until the connection breaks, and break it if control does not take it."""
@@ -209,8 +241,12 @@ def parse_feed(settings: Settings) -> Path | tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def _send(writer: asyncio.StreamWriter, message: FeedMessage | PackedBatch) -> None:
+def _write(writer: asyncio.StreamWriter, message: FeedMessage | PackedBatch) -> None:
     content = _ENCODER.encode(message)
     writer.write(len(content).to_bytes(4, "big") + content)
+
+
+async def _send(writer: asyncio.StreamWriter, message: FeedMessage | PackedBatch) -> None:
+    _write(writer, message)
     async with asyncio.timeout(CONNECT_TIMEOUT_S):
         await writer.drain()

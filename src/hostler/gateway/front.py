@@ -11,13 +11,16 @@ from typing import Any, Protocol
 
 from hostler.gateway.access_log import AccessLog
 from hostler.gateway.addresses import AddressCounts, address_key
+from hostler.gateway.demand import Demands
 from hostler.gateway.journal import Journal
 from hostler.gateway.limits import Limiter
 from hostler.gateway.metering import KeptAnswers
 from hostler.gateway.metrics import Gauges, Metrics
 from hostler.gateway.request import OWN_ID, HeadMemory
 from hostler.gateway.shared_limits import SharedLimits
-from hostler.gateway.table import Pools, Table, empty_table
+from hostler.gateway.table import Endpoint, Pools, Table, empty_table
+from hostler.gateway.waiting import Waiting
+from hostler.spec.demand import EndpointLoad
 from hostler.spec.snapshot import JournalState, Snapshot, SnapshotDelta
 
 MAX_CLIENTS = 10_000
@@ -84,6 +87,7 @@ class Front:
         "clock",
         "collected_bytes",
         "connections",
+        "demands",
         "draining",
         "draw",
         "heads",
@@ -100,6 +104,7 @@ class Front:
         "refuses_unrecorded",
         "shared_limits",
         "table",
+        "waiting",
     )
 
     def __init__(
@@ -112,8 +117,12 @@ class Front:
         workers: int = 1,
         journal: Journal | None = None,
         refuses_unrecorded: bool = False,
+        on_wanted: Callable[[], None] = lambda: None,
     ) -> None:
-        """Without a `journal` nothing is recorded. `refuses_unrecorded` asks for a refusal once it is full."""
+        """Without a `journal` nothing is recorded. `refuses_unrecorded` asks for a refusal once it is full.
+
+        `on_wanted` is called when a request asks for an endpoint that has no replica, and may bring one.
+        """
         self.limits = limits
         self.clock = time.monotonic
         self.journal = journal
@@ -126,7 +135,7 @@ class Front:
         """Requests that were admitted and are not settled: each may still need a record."""
         self.now = now
         """The loop's time at the last sweep: reading the clock for each chunk would cost more than it tells."""
-        self.pools = Pools(on_drained=on_drained)
+        self.pools = Pools(on_drained=on_drained, worker=worker, workers=workers)
         self.table: Table = empty_table()
         self.connections: dict[Swept, bytes | None] = {}
         """Of clients, with what `address_key` makes of the client's address."""
@@ -142,6 +151,14 @@ class Front:
         self.draw: Callable[[], float] = random.Random().random  # noqa: S311 - spreads load, keeps no secret
         self.access_log: AccessLog | None = None
         self.metrics = Metrics(self._gauges(), worker=worker)
+        self.demands = Demands()
+        self.waiting = Waiting(
+            clock=self.clock,
+            endpoint_of=self._endpoint,
+            wanted=on_wanted,
+            left=self.metrics.waited,
+            workers=workers,
+        )
         self._prefix = OWN_ID + secrets.token_hex(6).encode()
         self._record_prefix = secrets.token_hex(8)
         self._counter = 0
@@ -179,17 +196,27 @@ class Front:
             return False
         if isinstance(message, Snapshot):
             self.table = self.pools.table(message)
-            return True
-        if not table.loaded or message.base != table.version:
+        elif table.loaded and message.base == table.version:
+            self.pools.change(table, message)
+        else:
             return False
-        self.pools.change(table, message)
+        self.waiting.applied()
         return True
+
+    def _endpoint(self, name: str) -> Endpoint | None:
+        return self.table.endpoints.get(name)
+
+    def load(self) -> dict[str, EndpointLoad]:
+        """What each endpoint has to tell since this was asked the last time."""
+        return self.demands.report(self.waiting.queues, limiter=self.limiter, now=self.clock())
 
     def sweep(self, now: float) -> None:
         """Keep every deadline of every connection."""
         self.now = now
         for connection in tuple(self.connections):
             connection.sweep(now)
+        self.waiting.sweep()
+        self.demands.sweep(endpoints=self.table.endpoints)
         self.limiter.sweep(time.monotonic(), endpoints=self.table.endpoints)
         self.pools.sweep(now, idle_s=self.limits.upstream_idle_s)
         self.metrics.sweep(now, endpoints=self.table.endpoints)
@@ -215,6 +242,7 @@ class Front:
     def _gauges(self) -> Gauges:
         return Gauges(
             in_flight=lambda: {name: endpoint.in_flight for name, endpoint in self.table.endpoints.items()},
+            queued=lambda: {name: len(queue) for name, queue in self.waiting.queues.items()},
             redis_up=self.redis_up,
             ejected=lambda: {name: count for name, one in self.table.endpoints.items() if (count := one.ejected)},
             connections=lambda: len(self.connections),

@@ -117,6 +117,11 @@ class Metrics:
             if completion_tokens > 1:
                 series.token_time.observe((seconds - ttft_s) / (completion_tokens - 1))
 
+    def waited(self, endpoint: str, seconds: float) -> None:
+        """A request was held for so long."""
+        series = self._series.get(endpoint) or self._added(endpoint)
+        series.queue_wait.observe(seconds)
+
     def refused(self, code: str) -> None:
         """The gateway refused a request by itself. `code` is an error's own, which is never what a client wrote."""
         counts = self._refusals

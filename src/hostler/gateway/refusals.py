@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hostler.spec.errors import HostlerError, InvalidRequest, MethodNotAllowed, TooLarge
+from hostler.spec.errors import HostlerError, InvalidRequest, MethodNotAllowed, TooLarge, Unavailable
 
 MAX_HOPS = 4
 """Gateways a request may pass from provider to provider."""
@@ -79,6 +79,14 @@ class RateLimited(HostlerError):
         self.limit: LimitName = limit
         self.wait_s = wait_s
         super().__init__(message, hint=hint, param=param)
+
+
+class NoRoom(Unavailable):
+    """A request that could not wait, or waited in vain. `retry_after_s` is when there is likely to be room."""
+
+    def __init__(self, message: str, *, hint: str, code: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, hint=hint, param="model", code=code)
 
 
 class WrongMethod(MethodNotAllowed):

@@ -44,6 +44,13 @@ TOKEN_TIME = Metric(
     ("endpoint",),
     _TOKEN_BOUNDS,
 )
+QUEUE_WAIT = Metric(
+    f"{PREFIX}queue_wait_seconds",
+    "histogram",
+    "How long requests that found no replica waited, whether one came or not.",
+    ("endpoint",),
+    _REQUEST_BOUNDS,
+)
 TOKENS = Metric(f"{PREFIX}tokens_total", "counter", "Tokens of ended requests, by kind.", ("endpoint", "kind"))
 FAILURES = Metric(
     f"{PREFIX}upstream_failures_total", "counter", "Failures of replicas and providers.", ("endpoint", "reason")
@@ -89,6 +96,7 @@ class Series:
         "failures",
         "gone_since",
         "prompt_tokens",
+        "queue_wait",
         "requests",
         "retries",
         "token_time",
@@ -100,6 +108,7 @@ class Series:
         self.duration = Histogram(_REQUEST_BOUNDS)
         self.ttft = Histogram(_TTFT_BOUNDS)
         self.token_time = Histogram(_TOKEN_BOUNDS)
+        self.queue_wait = Histogram(_REQUEST_BOUNDS)
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.failures: dict[FailureReason, int] = {}
@@ -135,6 +144,7 @@ BY_ENDPOINT: tuple[tuple[Metric, Callable[[str, Series], Iterator[str]]], ...] =
     (DURATION, lambda name, series: _histogram(DURATION, name, series.duration)),
     (TTFT, lambda name, series: _histogram(TTFT, name, series.ttft)),
     (TOKEN_TIME, lambda name, series: _histogram(TOKEN_TIME, name, series.token_time)),
+    (QUEUE_WAIT, lambda name, series: _histogram(QUEUE_WAIT, name, series.queue_wait)),
     (TOKENS, _tokens),
     (FAILURES, _failures),
     (RETRIES, lambda name, series: iter((RETRIES.sample(name, value=series.retries),))),

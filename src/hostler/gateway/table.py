@@ -7,6 +7,7 @@ sees one version, and a request keeps the endpoint it has.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from hostler.decide.balance import by_weight, least_outstanding, prefix_affinity
 from hostler.decide.eject import left_out
 from hostler.gateway.health import Retries
 from hostler.gateway.targets import UnusableTarget
-from hostler.gateway.upstream import Pool
+from hostler.gateway.upstream import MAX_CONNECTIONS, Pool
 from hostler.spec.snapshot import (
     DeploymentRoute,
     EndpointRoute,
@@ -41,12 +42,13 @@ class Group(NamedTuple):
 class Endpoint:
     """A name clients call, with the pools behind it."""
 
-    __slots__ = ("_groups", "name", "retries", "route", "spoken", "sticky")
+    __slots__ = ("_groups", "_made_at", "name", "retries", "route", "spoken", "sticky")
 
     def __init__(self, route: EndpointRoute, groups: tuple[Group, ...], *, retries: Retries) -> None:
         self.route = route
         self.name = route.name
         self.retries = retries
+        self._made_at = time.monotonic()
         everything = ("openai", "oip", "predict") if "any" in route.protocols else ()
         self.spoken = frozenset((*route.protocols, "any", *everything))
         """The protocols whose paths can be served."""
@@ -75,6 +77,22 @@ class Endpoint:
         return bool(self._groups)
 
     @property
+    def awaited(self) -> bool:
+        """Whether a request that no target can take may wait for one: there is a queue, and one that works or comes."""
+        route = self.route
+        return route.waiting.max_size > 0 and (bool(self._groups) or route.wakes or bool(route.phase))
+
+    def ready_in_s(self, now: float) -> float | None:
+        """Seconds until a replica is likely to be ready, from `now` by the monotonic clock; None if nobody knows."""
+        told_s = self.route.ready_in_s
+        return max(0.0, told_s - (now - self._made_at)) if told_s is not None else None
+
+    @property
+    def pools(self) -> list[Pool]:
+        """The targets that can take requests."""
+        return [pool for group in self._groups for pool in group.pools]
+
+    @property
     def external(self) -> bool:
         """Whether a provider, not a replica, answers some of the requests."""
         return any(deployment.external is not None for deployment in self.route.deployments)
@@ -82,12 +100,12 @@ class Endpoint:
     @property
     def in_flight(self) -> int:
         """Requests under way at the targets, which count for each endpoint they are behind."""
-        return sum([pool.in_flight for group in self._groups for pool in group.pools])
+        return sum([pool.in_flight for pool in self.pools])
 
     @property
     def ejected(self) -> int:
         """Replicas that get no requests for a while because they kept failing."""
-        return sum([pool.health.ejected > 0 for group in self._groups for pool in group.pools])
+        return sum([pool.health.ejected > 0 for pool in self.pools])
 
     def speaks(self, protocol: str) -> bool:
         """Whether a path of this protocol can be served."""
@@ -96,7 +114,7 @@ class Endpoint:
     def choose(
         self, draw: Callable[[], float], *, now: float, affinity: int | None = None, without: Sequence[Pool] = ()
     ) -> Pool | None:
-        """The target for the next request, None if there is none. `draw` gives random numbers from 0 up to 1.
+        """The target for the next request, None if none has room for it. `draw` gives random numbers from 0 up to 1.
 
         `now` is the loop's time in seconds; `affinity` is the key of the request's prefix, if the endpoint is `sticky`.
         `without` are targets that failed this very request: the choice is then a replica that is not among them.
@@ -107,18 +125,28 @@ class Endpoint:
         if without:
             return self._choose_elsewhere(draw, now=now, affinity=affinity, without=without)
         chosen = _choose_in(groups[0] if len(groups) == 1 else _by_weight(groups, draw), draw, affinity)
-        if chosen.health.ejected:
-            out = self._left_out(now)
-            usable = _only(groups, lambda pool: pool not in out)
-            chosen = _choose_in(_by_weight(usable, draw), draw, affinity)
-            chosen.chosen(now)
+        if chosen.health.ejected or chosen.in_flight >= chosen.capacity:
+            return self._choose_usable(draw, now=now, affinity=affinity)
+        return chosen
+
+    def _choose_usable(self, draw: Callable[[], float], *, now: float, affinity: int | None) -> Pool | None:
+        """A target that has room: rather one that is not left out, but rather any than none."""
+        roomy = _only(self._groups, _has_room)
+        if not roomy:
+            return None
+        out = self._left_out(now)
+        usable = _only(roomy, lambda pool: pool not in out) or roomy
+        chosen = _choose_in(_by_weight(usable, draw), draw, affinity)
+        chosen.chosen(now)
         return chosen
 
     def _choose_elsewhere(
         self, draw: Callable[[], float], *, now: float, affinity: int | None, without: Sequence[Pool]
     ) -> Pool | None:
         """A replica for a request that has failed: rather one that works, but rather any than none."""
-        others = _only(self._groups, lambda pool: pool.external is None and pool not in without)
+        others = _only(
+            self._groups, lambda pool: pool.external is None and pool not in without and pool.in_flight < pool.capacity
+        )
         working = _only(others, lambda pool: not pool.health.failures)
         if not working:
             out = self._left_out(now)
@@ -130,8 +158,12 @@ class Endpoint:
         return chosen
 
     def _left_out(self, now: float) -> set[Pool]:
-        replicas = [pool for group in self._groups for pool in group.pools if pool.external is None]
+        replicas = [pool for pool in self.pools if pool.external is None]
         return {replicas[index] for index in left_out([pool.health for pool in replicas], now=now)}
+
+
+def _has_room(pool: Pool) -> bool:
+    return pool.in_flight < pool.capacity
 
 
 def _choose_in(group: Group, draw: Callable[[], float], affinity: int | None) -> Pool:
@@ -201,9 +233,14 @@ class Use(NamedTuple):
 class Pools:
     """The pools of all snapshots: those a snapshot shares with the one before keep their connections and counts."""
 
-    def __init__(self, *, on_drained: Callable[[], None]) -> None:
-        """`on_drained` is called when a replica that has left the snapshot has nothing in flight any more."""
+    def __init__(self, *, on_drained: Callable[[], None], worker: int = 0, workers: int = 1) -> None:
+        """`on_drained` is called when a replica that has left the snapshot has nothing in flight any more.
+
+        Of several workers, numbered from 0, each uses its share of what a replica takes at once, and at least 1.
+        """
         self._on_drained = on_drained
+        self._worker = worker
+        self._workers = workers
         self._current: dict[Hashable, Pool] = {}
         self._users: dict[Hashable, int] = {}
         """How many endpoints use a pool."""
@@ -333,8 +370,15 @@ class Pools:
                 except UnusableTarget as error:
                     unusable.append(str(error))
                     continue
+            wanted[key].capacity = self._capacity(deployment)
             pools.append(wanted[key])
         return tuple(pools)
+
+    def _capacity(self, deployment: DeploymentRoute) -> int:
+        whole = deployment.replica_concurrency
+        if whole is None:
+            return MAX_CONNECTIONS
+        return min(MAX_CONNECTIONS, max(1, whole // self._workers + (self._worker < whole % self._workers)))
 
     def _drained(self, pool: Pool) -> None:
         self._retired.discard(pool)

@@ -21,7 +21,7 @@ from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
 
 MAX_CONNECTIONS = 4096
-"""To one target; a request that would need one more is refused."""
+"""To one target."""
 MAX_IDLE = 256
 MAX_HEAD_BYTES = 64 * 1024
 """Of an answer's head, the informational ones before it included."""
@@ -38,6 +38,7 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Taker(Protocol):
     """What uses a connection: one request at a time. Called from the event loop; may close or give back in any call."""
 
+    __slots__ = ()
     method: str
     """Of the request."""
 
@@ -292,6 +293,7 @@ class Pool(Watched):
         "_idle",
         "_on_drained",
         "_tls",
+        "capacity",
         "deployment",
         "external",
         "host",
@@ -312,6 +314,8 @@ class Pool(Watched):
         self._connections: set[UpstreamConnection] = set()
         self._on_drained = on_drained
         self.in_flight = 0
+        self.capacity = MAX_CONNECTIONS
+        """How many requests it gets from this worker at once."""
         self.retired = False
         self.external: ExternalTarget | None = None
         self.replica_id: str | None = None
@@ -359,11 +363,6 @@ class Pool(Watched):
                 connection.idle_since = None
                 return connection
         return None
-
-    @property
-    def full(self) -> bool:
-        """Whether the target has all the requests that the gateway sends it at once."""
-        return self.in_flight >= MAX_CONNECTIONS
 
     def connect(self, taker: Taker, *, timeout_s: float) -> asyncio.Task[None]:
         """Make a connection and tell `taker` of it, or of the failure. Cancel the task to give up."""

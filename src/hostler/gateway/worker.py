@@ -85,6 +85,7 @@ class Worker:
             workers=settings.workers,
             journal=self._journal,
             refuses_unrecorded=settings.journal_full == "refuse",
+            on_wanted=self._wanted,
         )
         if settings.redis_url is not None:
             front.shared_limits = connect(settings.redis_url, serves_without=settings.redis_away == "open")
@@ -100,6 +101,7 @@ class Worker:
             apply=self._apply,
             keep=self._keeper.keep,
             in_flight=self.front.pools.in_flight,
+            load=self.front.load,
             journal=self._journal,
             journal_state=self.front.journal_state,
         )
@@ -298,6 +300,10 @@ class Worker:
             if loop.time() >= next_sweep:
                 next_sweep = loop.time() + self._limits.sweep_s
                 front.sweep(loop.time())
+        if front.waiting.queues:
+            front.waiting.close(Unavailable("The gateway is stopping.", hint="Try again.", code="draining"))
+            # Let the refusals leave.
+            await asyncio.sleep(_STOP_POLL_S)
         if front.connections:
             _log.warning("cut off %d connections at the end of the grace time", len(front.connections))
         for connection in tuple(front.connections):
@@ -313,6 +319,9 @@ class Worker:
 
     def _drained(self) -> None:
         self._feed.report_soon()
+
+    def _wanted(self) -> None:
+        self._feed.report_at_once()
 
 
 def most_connections(file_limit: int) -> int:
