@@ -190,17 +190,21 @@ class Deployments:
         need, nodes = template.memory_bytes, self.reconciler.nodes
         if need is None or record.spec.force or not nodes or record.wanted == 0:
             return
-        replicas = deployments.all_replicas(connection)
-        running = sum(one.deployment == record.name and not one.state.ended for one in replicas)
+        replicas = deployments.replicas_of(connection, record.name)
+        running = sum(not one.state.ended for one in replicas)
         lacking = 1 if new_revision else record.wanted - running
-        templates = {name: deployments.revisions_of(connection, name) for name in deployments.names(connection)}
-        promised = promised_bytes(replicas, self.reconciler.observed, templates)
-        for other in deployments.all_of(connection):
-            if other.name != record.name:
-                live = sum(one.deployment == other.name and not one.state.ended for one in replicas)
-                planned = max(0, other.wanted - live)
-                promised += planned * (templates[other.name][other.revision].memory_bytes or 0)
-        if lacking <= 0 or room(free_for(template, nodes), need_bytes=need, promised=[promised]) >= lacking:
+        if lacking <= 0:
+            return
+        # Others that were decided for are known without a look at all of them.
+        undecided = self.reconciler.undecided | {record.name}
+        promised = self.reconciler.promises.but_for(undecided)
+        for one in deployments.fleet(connection, undecided):
+            templates = {one.record.name: one.templates}
+            promised += promised_bytes(one.replicas, self.reconciler.observed, templates)
+            if one.record.name != record.name:
+                planned = max(0, one.record.wanted - sum(not each.state.ended for each in one.replicas))
+                promised += planned * (one.templates[one.record.revision].memory_bytes or 0)
+        if room(free_for(template, nodes), need_bytes=need, promised=[promised]) >= lacking:
             return
         free = max(0, free_for(template, nodes) - promised)
         what = f"{lacking} replicas need" if lacking > 1 else "A replica needs"

@@ -32,6 +32,11 @@ class Hints:
             await asyncio.wait_for(self._event.wait(), max(0.0, timeout_s))
         return self.take()
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names touched since the last call, which stay. May be asked in any thread."""
+        return frozenset(tuple(self._names))
+
     def take(self) -> frozenset[str]:
         """The names touched since the last call, at once."""
         names = frozenset(self._names)

@@ -73,7 +73,7 @@ class Reconciler:
         self._publisher = publisher
         self._routes = Routes(context)
         self._observations = Observations(context.backend)
-        self._promises = Promises(self._observations)
+        self.promises = Promises(self._observations)
         self._actor = Actor(context, lambda: self.nodes)
         self._acts = Acts(self._carry_out)
         # Its own, so that uploads and calls that hang keep no decision waiting.
@@ -102,6 +102,14 @@ class Reconciler:
     def observed(self) -> Mapping[str, ObservedReplica]:
         """The backend's newest answer about each replica, by its id."""
         return self._observations.replicas
+
+    @property
+    def undecided(self) -> frozenset[str]:
+        """The deployments that were changed, or may have been, since they were decided for. May be asked in any thread.
+
+        Each dictionary is copied in one step of the interpreter.
+        """
+        return self._context.hints.names | frozenset(tuple(self._unseen)) | frozenset(tuple(self._due))
 
     async def run(self) -> None:
         """Rounds for ever. A round that fails is logged and tried again after a pause."""
@@ -161,7 +169,7 @@ class Reconciler:
         await self._read_nodes(at_most_s=0.0)
         names, coming_up = await self._in_thread(self._remembered)
         for name, some in coming_up.items():
-            self._promises.put(name, some)
+            self.promises.put(name, some)
         names += self._known.keys() - set(names)
         for begin in range(0, len(names), BATCH):
             await self._decide(names[begin : begin + BATCH], at_rest=True)
@@ -207,10 +215,10 @@ class Reconciler:
         """Look again soon at what comes up or goes down."""
         known = self._known.get(name)
         if known is None:
-            self._promises.put(name, ())
+            self.promises.put(name, ())
             self._looks.put(name, None)
             return
-        self._promises.put(name, known.coming_up)
+        self.promises.put(name, known.coming_up, planned=known.planned_bytes)
         if known.moving_since is None:
             self._looks.put(name, None)
         else:
@@ -229,7 +237,7 @@ class Reconciler:
             nodes=self.nodes,
             drained=frozenset(filter(feed.drained, observed)),
             acting=frozenset(one for name in names for one in self._ids_of(name) if one in self._acts),
-            promised=self._promises.total,
+            promised=self.promises.coming_up,
             now=now,
         )
         try:

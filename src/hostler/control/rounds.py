@@ -62,6 +62,8 @@ class Outcome:
     """What the replicas of `actions` run, of those that are to be started."""
     replica_ids: tuple[str, ...] = ()
     coming_up: tuple[tuple[str, int], ...] = ()
+    planned_bytes: int = 0
+    """Memory of the replicas that are wanted beside and not planned yet."""
     draining: tuple[str, ...] = ()
     """Those that are not stopped yet."""
     moving_since: float | None = None
@@ -172,6 +174,7 @@ def decide_one(context: Context, before: Remembered, sight: Sight, *, promised: 
         templates={action.id: of[action.id] for action in plan.actions if action.id in of},
         replica_ids=tuple(of),
         coming_up=tuple((one.id, of[one.id].memory_bytes or 0) for one in after if one.state.coming_up),
+        planned_bytes=max(0, wanted.replicas - live) * (template.memory_bytes or 0),
         draining=tuple(
             one.id
             for one in after

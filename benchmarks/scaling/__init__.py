@@ -1,0 +1,1 @@
+"""How Hostler scales: printed with the bars beside."""
