@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from front_door import Gateway, World, write_token
 from front_feed import FeedServer
+from front_sleeping import Door
 from front_upstream import LoopThread, ScriptedUpstream
 
 from hostler.settings import Home
@@ -77,3 +78,26 @@ def start(home: Path) -> Iterator[Callable[..., Gateway]]:
     yield start
     for gateway in started:
         gateway.close()
+
+
+@pytest.fixture
+def feed(home: Path, loop_thread: LoopThread) -> Iterator[FeedServer]:
+    """Control's side of the feed of the gateways over `home`."""
+    write_token(home)
+    server = FeedServer(loop_thread, Home(home).feed_socket)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def engine(loop_thread: LoopThread) -> Iterator[ScriptedUpstream]:
+    """An upstream of the test's own."""
+    server = ScriptedUpstream(loop_thread)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def door(start: Callable[..., Gateway], feed: FeedServer) -> Door:
+    """A gateway of the test's own, whose snapshots it publishes."""
+    return Door(start().listening(), feed)
