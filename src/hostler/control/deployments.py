@@ -11,7 +11,10 @@ from sqlalchemy import Connection
 
 from hostler.control import launches
 from hostler.control.context import Context
+from hostler.control.diffs import course_of
 from hostler.control.loop import Reconciler
+from hostler.control.releases import changed, diff_of, gone_back, revision_to_go_back_to
+from hostler.control.rollouts import beyond, going_on, promoted, resource_of
 from hostler.control.views import free_for, promised_bytes, summary_of, view_of, wanted_of
 from hostler.decide.place import room
 from hostler.engines import catalog as engines
@@ -21,7 +24,7 @@ from hostler.spec.fields import format_bytes
 from hostler.spec.limits import Limits
 from hostler.spec.names import parse_model_ref, short_digest
 from hostler.spec.replica import ObservedReplica
-from hostler.spec.resources import DeploymentResource, ReplicaResource
+from hostler.spec.resources import DeploymentResource, DiffResource, ReplicaResource
 from hostler.spec.states import ReplicaState
 from hostler.spec.suggest import did_you_mean
 from hostler.spec.update import Update
@@ -85,6 +88,74 @@ class Deployments:
             name, lambda record: replace(record, deleting=True), reason="Deleting", message="Deletion was asked for."
         )
 
+    async def promote(self, name: str) -> DeploymentResource:
+        """Let the rollout go on without further waiting. Raises `Conflict` if it waits for nobody."""
+
+        def act() -> DeploymentResource:
+            with self.context.database.transaction() as connection:
+                replicas = deployments.replicas_of(connection, name)
+                record = promoted(self._record(connection, name), replicas)
+                deployments.save(connection, record)
+                events.add(
+                    connection,
+                    [_event(name, "RolloutPromoted", "A person lets it go on at once.")],
+                    at=self.context.now(),
+                )
+                return self._resource(record, deployments.revisions_of(connection, name), replicas)
+
+        resource = await asyncio.to_thread(act)
+        self.context.hints.touch(name)
+        return resource
+
+    async def rollback(self, name: str, *, to: int | None = None) -> DeploymentResource:
+        """Go back to revision `to`, or to the one that served before; gives up a rollout that is going on.
+
+        Raises `NotFound` if there is no such revision or its version is gone, `Conflict` if there is none before.
+        """
+
+        def find() -> tuple[int, RevisionTemplate]:
+            with self.context.database.reading() as connection:
+                return revision_to_go_back_to(
+                    self._record(connection, name), deployments.revisions_of(connection, name), to=to
+                )
+
+        number, template = await asyncio.to_thread(find)
+        nodes = self.reconciler.nodes or await self.context.backend.nodes()
+        await asyncio.to_thread(launches.compose, self.context, template, nodes=nodes)
+
+        def act() -> DeploymentResource:
+            with self.context.database.transaction() as connection:
+                before = self._record(connection, name)
+                if before.deleting:
+                    raise _being_deleted(name)
+                templates = deployments.revisions_of(connection, name)
+                replicas = deployments.replicas_of(connection, name)
+                record = gone_back(before, number, templates=templates, replicas=replicas, now=self.context.now())
+                if record.revision != before.revision and going_on(record) is not None:
+                    self._check_memory(connection, record, template, new_revision=True)
+                if record != before:
+                    deployments.save(connection, record)
+                    message = f"A person goes back from revision {before.revision} to {record.revision}."
+                    events.add(connection, [_event(name, "RollbackAsked", message)], at=self.context.now())
+                return self._resource(record, templates, replicas, changed=record != before)
+
+        resource = await asyncio.to_thread(act)
+        self.context.hints.touch(name)
+        return resource
+
+    async def diff(self, spec: DeploymentSpec) -> DiffResource:
+        """What `apply` would do; it changes nothing, and checks the model and the engine only."""
+        template = await asyncio.to_thread(self._template, spec)
+
+        def compare() -> DiffResource:
+            with self.context.database.reading() as connection:
+                before = deployments.get(connection, spec.name)
+                templates = deployments.revisions_of(connection, spec.name)
+                replicas = deployments.replicas_of(connection, spec.name)
+            return diff_of(before, spec, template, templates=templates, replicas=replicas, now=self.context.now())
+
+        return await asyncio.to_thread(compare)
+
     def _template(self, spec: DeploymentSpec) -> RevisionTemplate:
         version = self.context.catalog.resolve(parse_model_ref(spec.model))
         if version.card.is_external:
@@ -126,27 +197,17 @@ class Deployments:
         with context.database.transaction() as connection:
             before = deployments.get(connection, spec.name)
             self._check_names(connection, spec, before)
-            current = deployments.revisions_of(connection, spec.name).get(before.revision) if before else None
-            new_revision = current != template
+            templates = dict(deployments.revisions_of(connection, spec.name))
+            replicas = deployments.replicas_of(connection, spec.name)
             if before is None:
-                record = _new_record(spec, now)
-            elif new_revision:
-                record = replace(
-                    before,
-                    spec=spec,
-                    revision=before.revision + 1,
-                    failures=0,
-                    last_failure="",
-                    last_failure_at=None,
-                    ever_ready=False,
-                )
+                record, new_revision = _new_record(spec, now), True
             else:
-                record = replace(before, spec=spec)
+                record, new_revision = changed(before, spec, template, templates=templates, replicas=replicas, now=now)
             self._check_memory(connection, record, template, new_revision=new_revision)
-            changed = before is None or new_revision or _differs(record.spec, before.spec)
+            differs = before is None or record.revision != before.revision or _differs(record.spec, before.spec)
             if not dry_run and record != before:
                 deployments.save(connection, record)
-            if not dry_run and changed:
+            if not dry_run and differs:
                 if new_revision:
                     deployments.add_revision(
                         connection, record.name, number=record.revision, template=template, created_at=now
@@ -156,10 +217,15 @@ class Deployments:
                     f"Revision {record.revision} runs {template.model}@{short_digest(template.digest)} on "
                     f"{template.engine} ({template.engine_reason})."
                 )
-                events.add(connection, [_event(record.name, reason, message)], at=now)
-            replicas = deployments.replicas_of(connection, record.name)
-            templates = {record.revision: template}
-            resource = self._resource(record, templates, replicas, changed=changed)
+                told = [_event(record.name, reason, message)]
+                if new_revision and (rollout := going_on(record)) is not None:
+                    course = course_of(
+                        spec.update, revision=record.revision, replaces=rollout.from_revision, wanted=record.wanted
+                    )
+                    told.append(_event(record.name, "RolloutBegan", course))
+                events.add(connection, told, at=now)
+            templates[record.revision] = template
+            resource = self._resource(record, templates, replicas, changed=differs)
         if not dry_run:
             context.hints.touch(spec.name)
         return resource
@@ -186,13 +252,13 @@ class Deployments:
     def _check_memory(
         self, connection: Connection, record: DeploymentRecord, template: RevisionTemplate, *, new_revision: bool
     ) -> None:
-        """Refuse what cannot fit. Replicas that run already hold their memory; a new revision needs one more."""
+        """Refuse what cannot fit. Replicas that run hold their memory; a new revision needs more beside them."""
         need, nodes = template.memory_bytes, self.reconciler.nodes
         if need is None or record.spec.force or not nodes or record.wanted == 0:
             return
         replicas = deployments.replicas_of(connection, record.name)
         running = sum(not one.state.ended for one in replicas)
-        lacking = 1 if new_revision else record.wanted - running
+        lacking = beyond(record) if new_revision else record.wanted - running
         if lacking <= 0:
             return
         # Others that were decided for are known without a look at all of them.
@@ -296,6 +362,7 @@ class Deployments:
             restarts=record.restarts,
             replicas=tuple(self._replica(one, observed.get(one.id)) for one in replicas),
             memory_estimate_bytes=template.memory_bytes,
+            rollout=resource_of(record),
             created_at=datetime.fromtimestamp(record.created_at, UTC),
             changed=changed,
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.control.comparisons import Comparisons
 from hostler.ports import listening_socket
 from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
@@ -73,6 +74,8 @@ class Feed:
         self._on_report = on_report
         self._ingest = ingest
         self._on_journal = on_journal
+        self.comparisons = Comparisons()
+        """What became of the requests of revisions that are compared."""
         self._ingesting = asyncio.Lock()
         self._counting: set[asyncio.Task[None]] = set()
         self._ingest_failure = ""
@@ -291,6 +294,8 @@ class Feed:
         if report.journal != gateway.journal:
             gateway.journal = report.journal
             self._on_journal(gateway.id, report.journal)
+        if report.outcomes:
+            self.comparisons.heard(report.outcomes)
         if self._snapshot is None:
             return
         ended = [one for one in gateway.in_flight if one not in self._routed and not report.in_flight.get(one)]

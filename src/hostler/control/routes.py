@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from hostler.control.context import Context
-from hostler.control.snapshots import RoutedDeployment, endpoint_of, external_endpoint, secret_of
+from hostler.control.snapshots import RoutedDeployment, Share, endpoint_of, external_endpoint, secret_of
 from hostler.control.views import summary_of, view_of, wanted_of
 from hostler.engines import catalog as engines
 from hostler.spec.errors import HostlerError
@@ -115,16 +116,18 @@ def _told(values: Mapping[str, str | HostlerError]) -> Callable[[str], str]:
 def route_of(
     context: Context,
     record: DeploymentRecord,
-    template: RevisionTemplate,
+    templates: Mapping[int, RevisionTemplate],
     replicas: Sequence[ReplicaRecord],
     *,
+    shares: Mapping[int, Share],
     observed: Mapping[str, ObservedReplica],
     nodes: Sequence[ObservedNode],
     now: float,
 ) -> EndpointRoute | None:
-    """The endpoint of a deployment; None if it is being deleted."""
+    """The endpoint of a deployment; None if it is being deleted. `shares` divide the requests among its revisions."""
     if record.deleting:
         return None
+    template = templates[record.revision]
     views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
     wanted = wanted_of(context, record, template, nodes=nodes, promised=0)
     summary = summary_of(record, template, wanted, views, nodes=nodes, now=now)
@@ -134,6 +137,7 @@ def route_of(
         replicas=replicas,
         engine=engine.name,
         protocols=engine.protocols,
+        shares={number: replace(one, engine=templates[number].engine) for number, one in shares.items()},
         task=template.task,
         condition=f"{record.name} is {summary.state}: {_first_line(summary.message)}",
     )

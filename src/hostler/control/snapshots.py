@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,6 +26,15 @@ from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part of the requests that a revision gets. `compared`: gateways are to tell what becomes of them."""
+
+    weight: int
+    engine: str = ""
+    compared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutedDeployment:
     """A deployment as routing needs it. `condition` says why nothing serves, when nothing does."""
 
@@ -34,25 +43,42 @@ class RoutedDeployment:
     engine: str
     protocols: tuple[str, ...]
     task: str
+    shares: Mapping[int, Share] = field(default_factory=dict[int, Share])
+    """By revision; all replicas get as many requests if it is empty."""
     condition: str
 
 
 def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedReplica]) -> EndpointRoute:
     """The endpoint of one deployment, with the replicas that may get requests."""
-    targets = [
-        ReplicaTarget(id=replica.id, host=seen.status.host or "127.0.0.1", port=seen.status.port, token=seen.token)
+    ready = [
+        (
+            replica.revision,
+            ReplicaTarget(id=replica.id, host=seen.status.host or "127.0.0.1", port=seen.status.port, token=seen.token),
+        )
         for replica in deployment.replicas
         if replica.state is ReplicaState.READY and replica.draining_since is None
         if (seen := observed.get(replica.id)) is not None and seen.status.port is not None
     ]
-    route = DeploymentRoute(name=deployment.record.name, engine=deployment.engine, replicas=tuple(targets))
+    route = DeploymentRoute(
+        name=deployment.record.name, engine=deployment.engine, replicas=tuple(target for _, target in ready)
+    )
+    routes = tuple(
+        msgspec.structs.replace(
+            route,
+            engine=share.engine,
+            weight=share.weight,
+            compared=share.compared,
+            replicas=tuple(target for revision, target in ready if revision == number),
+        )
+        for number, share in sorted(deployment.shares.items())
+    )
     return EndpointRoute(
         name=deployment.record.spec.endpoint_name,
         created=int(deployment.record.created_at),
         task=deployment.task,
         protocols=deployment.protocols,
-        deployments=(route,),
-        condition="" if targets else deployment.condition,
+        deployments=routes or (route,),
+        condition="" if ready else deployment.condition,
         limits=limit_set(deployment.record.spec.limits),
         balance=deployment.record.spec.balance,
     )

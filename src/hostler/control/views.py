@@ -111,5 +111,6 @@ def summary_of(
         deleting=record.deleting,
         last_failure=record.last_failure,
         no_room=no_room,
+        rollout=record.rollout,
         now=now,
     )

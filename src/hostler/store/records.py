@@ -8,6 +8,7 @@ from typing import Literal
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.fields import Declared
 from hostler.spec.model import EngineName, Task
+from hostler.spec.rollout import Rollout
 from hostler.spec.snapshot import NO_LIMITS, LimitSet
 from hostler.spec.states import ReplicaState
 
@@ -17,9 +18,9 @@ EventLevel = Literal["normal", "warning"]
 class RevisionTemplate(Declared):
     """What a revision runs: everything that affects its replicas, the model pinned to a version's digest.
 
-    `spec` has the fields that do not affect replicas (their number, the time to drain, limits, balance) at fixed
-    values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines are told
-    the name they serve.
+    `spec` has the fields that do not affect replicas (their number, the time to drain, how they are updated, limits,
+    balance) at fixed values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines
+    are told the name they serve.
     """
 
     model: str
@@ -47,6 +48,8 @@ class DeploymentRecord:
     last_failure: str
     ever_ready: bool
     created_at: float
+    rollout: Rollout | None = None
+    """The last change of revision, which may be going on."""
 
     @property
     def wanted(self) -> int:

@@ -1,4 +1,4 @@
-"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints` hold JSON text.
+"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints`, `rollout` hold JSON.
 
 `day` is a date in UTC, `2026-01-31`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0005"
 """The newest migration. A test compares it with the migrations themselves."""
 
 metadata = MetaData(
@@ -35,6 +35,7 @@ deployments = Table(
     Column("last_failure", Text, nullable=False),
     Column("ever_ready", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("rollout", Text),
 )
 
 revisions = Table(
