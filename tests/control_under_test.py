@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from hostler.backends.fake import FakeBackend
+from hostler.control.autoscaler import Autoscaler
 from hostler.control.context import Context
 from hostler.control.deployments import Deployments
 from hostler.control.engines import Engines
 from hostler.control.externals import ExternalModels
 from hostler.control.feed import Feed
+from hostler.control.fleets import Fleets
 from hostler.control.hints import Hints
 from hostler.control.keys import Keys
 from hostler.control.ledger import Ledger
@@ -27,6 +29,7 @@ from hostler.control.verbs import Verbs
 from hostler.registry.blobs import BlobStore
 from hostler.registry.catalog import Catalog
 from hostler.settings import Settings
+from hostler.spec.demand import EndpointLoad
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.model import ModelSpec
 from hostler.spec.resources import DeploymentResource
@@ -75,6 +78,7 @@ class ControlUnderTest:
         self.backend = backend
         self.hinted: list[str] = []
         database = Database(settings.paths.database)
+        demand = Hints()
         self.ledger = Ledger(database, kept_days=settings.usage_kept_days, now=clock)
         self.feed = RecordingFeed(
             token=TOKEN,
@@ -82,6 +86,7 @@ class ControlUnderTest:
             on_report=self._reported,
             ingest=self.ledger.take,
             on_journal=self.ledger.heard,
+            on_queued=demand.touch,
         )
         blobs = BlobStore(settings.paths.models)
         catalog = Catalog(settings.paths.models, blobs)
@@ -98,11 +103,14 @@ class ControlUnderTest:
             ledger=self.ledger,
             hints=Hints(),
             key_hints=Hints(),
+            demand=demand,
+            fleets=Fleets(),
             now=clock,
             started_at=clock(),
         )
         self.publisher = publisher = Publisher(self.context)
         self.reconciler = Reconciler(self.context, publisher)
+        self.autoscaler = Autoscaler(self.context)
         self.verbs = Verbs(
             context=self.context,
             models=Models(self.context),
@@ -132,6 +140,14 @@ class ControlUnderTest:
             await self.reconciler.round()
             self.clock.forward(seconds)
         await self.reconciler.round()
+
+    async def seconds(self, count: int, **work: EndpointLoad) -> None:
+        """So many seconds in which one gateway reports this work by endpoint, and the loops do theirs."""
+        for _ in range(count):
+            self.feed.loads.heard("g", work)
+            await self.autoscaler.look([endpoint for endpoint, load in work.items() if load.queued])
+            await self.reconciler.round()
+            self.clock.forward(1.0)
 
     def events(self, name: str = "toy") -> list[str]:
         return [event.reason for event in self.verbs.platform.events(name=name, limit=1000)]

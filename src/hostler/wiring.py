@@ -76,6 +76,7 @@ async def build_context(settings: Settings) -> Context:
     from hostler.control.context import Context
     from hostler.control.externals import ExternalModels
     from hostler.control.feed import Feed
+    from hostler.control.fleets import Fleets
     from hostler.control.hints import Hints
     from hostler.control.ledger import Ledger
     from hostler.control.loop import touch_deployments
@@ -85,7 +86,7 @@ async def build_context(settings: Settings) -> Context:
     paths = settings.paths
     registry = local_registry(settings)
     catalog = Catalog(paths.models, registry.blobs)
-    hints = Hints()
+    hints, demand = Hints(), Hints()
     database = Database(paths.database)
     ledger = Ledger(database, kept_days=settings.usage_kept_days, now=time.time)
 
@@ -107,10 +108,13 @@ async def build_context(settings: Settings) -> Context:
             on_report=on_report,
             ingest=ledger.take,
             on_journal=ledger.heard,
+            on_queued=demand.touch,
         ),
         ledger=ledger,
         hints=hints,
         key_hints=Hints(),
+        demand=demand,
+        fleets=Fleets(),
         now=time.time,
         started_at=time.time(),
     )
@@ -123,6 +127,7 @@ async def serve_control(settings: Settings) -> None:
     """
     import uvicorn
 
+    from hostler.control.autoscaler import Autoscaler
     from hostler.control.deployments import Deployments
     from hostler.control.engines import Engines
     from hostler.control.hints import listen_for_hints
@@ -175,7 +180,7 @@ async def serve_control(settings: Settings) -> None:
         stack.callback(hints_transport.close)
         await context.feed.listen(settings.feed or paths.feed_socket)
         stack.push_async_callback(context.feed.close)
-        loops = asyncio.gather(reconciler.run(), publisher.run(), context.ledger.run())
+        loops = asyncio.gather(reconciler.run(), publisher.run(), Autoscaler(context).run(), context.ledger.run())
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopped = asyncio.create_task(stopping.wait())
         first_round = asyncio.create_task(reconciler.first_round_done.wait())

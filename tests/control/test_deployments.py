@@ -21,6 +21,7 @@ from hostler.spec.errors import (
     UpstreamFailed,
 )
 from hostler.spec.model import ModelSpec
+from hostler.spec.resources import ScaleRequest
 from hostler.spec.states import DeploymentState, ReplicaState
 from hostler.spec.version import ModelFacts, ModelFile, ModelVersion
 
@@ -56,10 +57,10 @@ async def test_applying_the_same_again_changes_nothing(ready: ControlUnderTest) 
 
 
 async def test_scaling_starts_and_drains(ready: ControlUnderTest) -> None:
-    await ready.verbs.deployments.scale("toy", replicas=3)
+    await ready.verbs.deployments.scale("toy", ScaleRequest(replicas=3))
     await ready.rounds()
     assert targets(ready) == ["toy-1", "toy-2", "toy-3"]
-    await ready.verbs.deployments.scale("toy", replicas=1)
+    await ready.verbs.deployments.scale("toy", ScaleRequest(replicas=1))
     await ready.rounds(12)
     assert targets(ready) == ["toy-1"]
     assert [replica.id for replica in (await ready.get()).replicas] == ["toy-1"]
@@ -380,7 +381,7 @@ async def test_a_clock_that_is_set_back_stretches_no_wait(control: ControlUnderT
 async def test_a_deployment_that_is_being_deleted_takes_no_orders(ready: ControlUnderTest) -> None:
     await ready.verbs.deployments.delete("toy")
     with pytest.raises(Conflict, match="being deleted"):
-        await ready.verbs.deployments.scale("toy", replicas=5)
+        await ready.verbs.deployments.scale("toy", ScaleRequest(replicas=5))
 
 
 async def test_a_pickle_pushed_past_the_commands_is_refused(control: ControlUnderTest) -> None:

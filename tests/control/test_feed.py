@@ -76,13 +76,19 @@ class Served:
         self.reported: list[str] = []
         self.counted: list[UsageRecord] = []
         self.journals: list[tuple[str, JournalState]] = []
+        self.queued: list[str] = []
         self.at_once = 0
         self.failure: Exception | None = None
         self.failed = 0
         self.gate = threading.Event()
         self.gate.set()
         self.feed = Feed(
-            token=TOKEN, now=clock, on_report=self.reported.extend, ingest=self.ingest, on_journal=self.heard
+            token=TOKEN,
+            now=clock,
+            on_report=self.reported.extend,
+            ingest=self.ingest,
+            on_journal=self.heard,
+            on_queued=self.queued.append,
         )
 
     def ingest(self, records: Sequence[UsageRecord]) -> None:

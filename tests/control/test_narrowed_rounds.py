@@ -17,6 +17,7 @@ from hostler.control.agenda import Alarms, Sweep
 from hostler.control.loop import RECORDS_SWEEP_S, SWEEP_S
 from hostler.spec.launch import LaunchSpec
 from hostler.spec.replica import ObservedReplica
+from hostler.spec.resources import ScaleRequest
 from hostler.spec.states import ReplicaState
 
 OTHERS = 40
@@ -79,7 +80,7 @@ async def test_one_change_among_many_looks_at_one(
         return fleet(connection, names)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rounds.deployments, "fleet", counted)
-    await many.verbs.deployments.scale("d7", replicas=2)
+    await many.verbs.deployments.scale("d7", ScaleRequest(replicas=2))
     await asyncio.sleep(0)
     read.clear()
     backend.looked.clear()
@@ -117,8 +118,8 @@ async def test_a_start_that_hangs_keeps_no_other_deployment_waiting(
     many: ControlUnderTest, backend: CountingBackend
 ) -> None:
     backend.hanging = {f"d1-{ordinal}" for ordinal in range(2, 42)}
-    await many.verbs.deployments.scale("d1", replicas=41)
-    await many.verbs.deployments.scale("d2", replicas=2)
+    await many.verbs.deployments.scale("d1", ScaleRequest(replicas=41))
+    await many.verbs.deployments.scale("d2", ScaleRequest(replicas=2))
     await asyncio.sleep(0)
     await many.reconciler.turn()
     async with asyncio.timeout(20):
@@ -132,7 +133,7 @@ async def test_a_deployment_that_cannot_be_read_stops_no_other(
 ) -> None:
     with many.context.database.transaction() as connection:
         connection.execute(text("UPDATE revisions SET template = '{' WHERE deployment = 'd0'"))
-    await many.verbs.deployments.scale("d1", replicas=2)
+    await many.verbs.deployments.scale("d1", ScaleRequest(replicas=2))
     many.context.hints.touch("d0")
     await turns(many, 3)
     assert backend.started["d1-2"] == 1

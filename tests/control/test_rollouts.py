@@ -12,7 +12,7 @@ from tests.control_under_test import ControlUnderTest
 from hostler.backends.fake import Behaviour
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import Conflict, NotFound
-from hostler.spec.resources import RolloutResource
+from hostler.spec.resources import RolloutResource, ScaleRequest
 from hostler.spec.rollout import Outcomes, latency_bucket
 from hostler.spec.snapshot import DeploymentRoute
 from hostler.spec.states import DeploymentState, ReplicaState
@@ -89,7 +89,7 @@ async def test_a_rolling_change_never_has_fewer_than_wanted_nor_more_than_one_be
 
 
 async def test_on_a_full_machine_one_ends_before_the_next_starts(control: ControlUnderTest) -> None:
-    update = {"max_surge": 0, "max_unavailable": 1}
+    update: dict[str, Any] = {"max_surge": 0, "max_unavailable": 1}
     await serving(control, replicas=2, **update)
     await change(control, replicas=2, **update)
     for _ in range(40):
@@ -218,7 +218,7 @@ async def test_replicas_that_are_added_meanwhile_are_of_both_sides(control: Cont
     await serving(control, **CANARY)
     await change(control, **CANARY)
     await control.rounds(4)
-    await control.verbs.deployments.scale("toy", replicas=8)
+    await control.verbs.deployments.scale("toy", ScaleRequest(replicas=8))
     await control.rounds(8)
     assert await revisions(control) == {1: 8, 2: 1}
     assert weights(control) == [9000, 1000]

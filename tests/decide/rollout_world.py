@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hostler.decide.analysis import Verdict
-from hostler.decide.reconcile import Drain, ReplicaView, Resume, Start, Stop, Wanted, failures_after, reconcile
+from hostler.decide.reconcile import (
+    UNWANTED,
+    Drain,
+    ReplicaView,
+    Resume,
+    Start,
+    Stop,
+    TakeBack,
+    Wanted,
+    failures_after,
+    reconcile,
+)
 from hostler.decide.rollout import Decision, Side, begin, roll_out
 from hostler.decide.rollout import Start as Beginning
 from hostler.spec.rollout import WHOLE, Rollout
@@ -65,6 +76,8 @@ class World:
         for one in self.replicas.values():
             side = counts.get(one.revision, Side())
             if one.state.ended:
+                continue
+            if one.draining_since is not None and one.unwanted:
                 continue
             if one.draining_since is not None:
                 side = replace(side, draining=side.draining + 1)
@@ -140,7 +153,12 @@ class World:
             if isinstance(action, Start):
                 self.put(action.revision or self.revision, ReplicaState.PENDING)
             elif isinstance(action, Drain):
-                self.change(action.id, draining_since=self.now)
+                serving = self.replicas[action.id].state is ReplicaState.READY
+                self.change(action.id, draining_since=self.now, unwanted=action.reason == UNWANTED)
+                if serving:
+                    self.change(action.id, state=ReplicaState.DRAINING)
+            elif isinstance(action, TakeBack):
+                self.change(action.id, draining_since=None, unwanted=False, state=ReplicaState.READY)
             elif isinstance(action, Stop):
                 self.change(action.id, stop_sent_at=self.now)
             elif isinstance(action, Resume):

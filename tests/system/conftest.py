@@ -104,7 +104,9 @@ class Platform:
     def wait_ready(self, name: str) -> DeploymentResource:
         return self.wait_for(name, lambda found: found.state is DeploymentState.READY)
 
-    def wait_for(self, name: str, condition: Callable[[DeploymentResource], bool]) -> DeploymentResource:
+    def wait_for(
+        self, name: str, condition: Callable[[DeploymentResource], bool], *, timeout_s: float = PATIENCE_S
+    ) -> DeploymentResource:
         found: list[DeploymentResource] = []
 
         def holds() -> bool:
@@ -112,7 +114,7 @@ class Platform:
             return condition(found[0])
 
         try:
-            wait_until(holds, f"the condition on {name}")
+            wait_until(holds, f"the condition on {name}", timeout_s=timeout_s)
         except AssertionError as error:
             raise AssertionError(f"{error}; last seen: {found}") from None
         return found[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -105,16 +106,35 @@ def logs(session: Session, name: str, follow: bool, replica: str | None, lines: 
 
 @click.command()
 @click.argument("name")
-@click.argument("replicas", type=click.IntRange(0, 1000))
+@click.argument("replicas", type=click.IntRange(0, 1000), required=False)
+@click.option("--replicas", "number", type=click.IntRange(0, 1000), metavar="N", help="The same as REPLICAS.")
+@click.option("--min", "least", type=click.IntRange(0, 1000), metavar="N", help="Fewest replicas of autoscaling.")
+@click.option("--max", "most", type=click.IntRange(1, 1000), metavar="N", help="Most replicas of autoscaling.")
 @wait_option
 @output_option
 @with_session
-def scale(session: Session, name: str, replicas: int, wait: bool) -> None:
-    """Set how many replicas of NAME run."""
+def scale(
+    session: Session,
+    name: str,
+    replicas: int | None,
+    number: int | None,
+    least: int | None,
+    most: int | None,
+    wait: bool,
+) -> None:
+    """Set how many replicas of NAME run, or between which bounds their number follows the traffic.
+
+    REPLICAS fixes the number and ends autoscaling; --min and --max begin it, or change its bounds.
+    """
     check_name(name)
+    if replicas is not None and number is not None:
+        raise click.UsageError("give the number of replicas once")
+    fixed = replicas if replicas is not None else number
+    if (fixed is not None) == (least is not None or most is not None):
+        raise click.UsageError("give REPLICAS, or --min and --max or one of them")
     with session.client() as client, open_board() as board:
-        deployment = client.deployments.scale(name, replicas)
-        if wait and replicas and not deployment.stopped:
+        deployment = client.deployments.scale(name, fixed, min_replicas=least, max_replicas=most)
+        if wait and deployment.wanted and not deployment.stopped:
             timeout_s = deployment.spec.start_timeout_seconds + GRACE_S
             deployment = wait_until_ready(client, name, board=board, timeout_s=timeout_s)
     _told(session, deployment)
@@ -203,6 +223,8 @@ def _describe(deployment: DeploymentResource, happened: list[EventResource], tol
             ("model", deployment.model),
             ("engine", f"{deployment.engine} ({deployment.engine_reason})"),
             ("replicas", f"{deployment.ready} ready of {deployment.wanted}, {deployment.restarts} restarts"),
+            ("scaling", _scaling(deployment)),
+            ("last starts", _starts(deployment)),
             ("memory", _bytes(deployment.memory_estimate_bytes, " a replica, estimated")),
             ("revision", deployment.revision),
             ("created", f"{age(deployment.created_at)} ago"),
@@ -224,6 +246,31 @@ def _describe(deployment: DeploymentResource, happened: list[EventResource], tol
     click.echo()
     rows = [_event_row(one) for one in happened]
     print_table(("AGE", "LEVEL", "WHAT", "REASON", "MESSAGE"), rows, empty="No events.")
+
+
+def _scaling(deployment: DeploymentResource) -> str:
+    """Within which bounds, what the traffic is, why as many are wanted, when it may change by itself."""
+    scaling = deployment.scaling
+    if scaling is None:
+        return ""
+    bounds = f"{scaling.min_replicas} to {scaling.max_replicas} replicas"
+    if scaling.decided_at is None:
+        return f"{bounds}; not looked at yet"
+    traffic = f"{scaling.in_flight} in flight, {scaling.queued} queued"
+    unknown = "" if scaling.traffic_known else " (not every gateway reports, so nothing is taken away)"
+    told = f"{bounds}; {traffic}{unknown}; {deployment.wanted} wanted: {scaling.reason}"
+    if scaling.look_again_at is not None:
+        left_s = (scaling.look_again_at - datetime.now(UTC)).total_seconds()
+        told += f" The next change may come in {left_s:.0f} s." if left_s >= 1 else ""
+    return told
+
+
+def _starts(deployment: DeploymentResource) -> str:
+    """How long the last starts took, and each phase."""
+    if deployment.start_seconds is None:
+        return ""
+    phases = ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in deployment.start_phases.items())
+    return f"{deployment.start_seconds:.2f} s" + (f" ({phases})" if phases else "")
 
 
 def _replica_row(one: ReplicaResource) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ COMMANDS: dict[str, Entry] = {
     "describe": Entry("hostler.cli.deployments:describe", _DEPLOYMENTS, "Show a deployment and why it is so."),
     "events": Entry("hostler.cli.deployments:events", _DEPLOYMENTS, "Show what happened."),
     "logs": Entry("hostler.cli.deployments:logs", _DEPLOYMENTS, "Show what the engines print."),
-    "scale": Entry("hostler.cli.deployments:scale", _DEPLOYMENTS, "Set the number of replicas."),
+    "scale": Entry("hostler.cli.deployments:scale", _DEPLOYMENTS, "Set the number of replicas, or its bounds."),
     "stop": Entry("hostler.cli.deployments:stop", _DEPLOYMENTS, "Stop a deployment's replicas and keep it."),
     "start": Entry("hostler.cli.deployments:start", _DEPLOYMENTS, "Start a stopped or failed deployment again."),
     "delete": Entry("hostler.cli.deployments:delete", _DEPLOYMENTS, "Drain a deployment and forget it."),

@@ -66,10 +66,11 @@ def diff(session: Session, files: tuple[str, ...]) -> None:
         raise InvalidRequest("There is no deployment in the files.", hint="It needs kind: deployment.", param="file")
     with session.client() as client:
         found = [client.deployments.diff(spec) for spec in specs]
-    emit(found, output=session.output, table=lambda: _show(found))
+    emit(found, output=session.output, table=lambda: print_diff(found))
 
 
-def _show(found: list[DiffResource]) -> None:
+def print_diff(found: list[DiffResource]) -> None:
+    """What would change of each deployment, and how it would come about."""
     for one in found:
         if not one.changes:
             click.echo(f"{one.name} would stay as it is.")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from hostler.client.connection import Connection
 from hostler.spec.deployment import DeploymentSpec
+from hostler.spec.documents import validated
 from hostler.spec.resources import (
     API_PREFIX,
     DeploymentResource,
@@ -45,9 +46,19 @@ class Deployments:
         """Drain its replicas, stop them, forget it. Returns at once; `get` raises `NotFound` when it is gone."""
         return self._connection.fetch(DeploymentResource, "DELETE", f"{_ROOT}/{name}")
 
-    def scale(self, name: str, replicas: int) -> DeploymentResource:
+    def scale(
+        self,
+        name: str,
+        replicas: int | None = None,
+        *,
+        min_replicas: int | None = None,
+        max_replicas: int | None = None,
+    ) -> DeploymentResource:
+        """Want `replicas`, whatever the traffic; or follow the traffic within bounds, one of which may be left out."""
+        given = {"replicas": replicas, "min_replicas": min_replicas, "max_replicas": max_replicas}
+        wanted = {bound: number for bound, number in given.items() if number is not None}
         return self._connection.fetch(
-            DeploymentResource, "POST", f"{_ROOT}/{name}/scale", body=ScaleRequest(replicas=replicas)
+            DeploymentResource, "POST", f"{_ROOT}/{name}/scale", body=validated(ScaleRequest, wanted)
         )
 
     def stop(self, name: str) -> DeploymentResource:

@@ -12,7 +12,7 @@ from hostler.control.acts import Act
 from hostler.control.context import Context
 from hostler.control.observations import BACKEND_TIMEOUT_S
 from hostler.control.rounds import fail_replica
-from hostler.decide.reconcile import Action, Drain, Remove, Resume, Start, Stop
+from hostler.decide.reconcile import Action, Drain, Remove, Resume, Start, Stop, TakeBack
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode
 from hostler.store import deployments, events
@@ -119,4 +119,4 @@ def is_start(action: Action) -> bool:
 
 def is_done_by_recording(action: Action) -> bool:
     """Whether nothing is to be done once it is written down and published."""
-    return isinstance(action, Drain)
+    return isinstance(action, Drain | TakeBack)

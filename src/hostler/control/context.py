@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hostler.backends.backend import Backend
 from hostler.control.externals import ExternalModels
 from hostler.control.feed import Feed
+from hostler.control.fleets import Fleets
 from hostler.control.hints import Hints
 from hostler.control.ledger import Ledger
 from hostler.registry.blobs import BlobStore
@@ -21,7 +22,8 @@ from hostler.store.secrets import SecretFiles
 class Context:
     """One platform. `cards` are the models made on this machine and not pushed; `now` gives unix seconds.
 
-    `hints` are of deployments, `key_hints` of keys by id: no other process changes the keys of this database.
+    `hints` are of deployments, `key_hints` of keys by id: no other process changes the keys of this database. `demand`
+    are endpoints that have requests waiting.
     """
 
     settings: Settings
@@ -36,5 +38,7 @@ class Context:
     ledger: Ledger
     hints: Hints
     key_hints: Hints
+    demand: Hints
+    fleets: Fleets
     now: Callable[[], float]
     started_at: float

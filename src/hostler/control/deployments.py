@@ -10,21 +10,23 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from hostler.control import launches
+from hostler.control.bounds import first_wanted, scaled_message, scaled_spec
 from hostler.control.context import Context
 from hostler.control.diffs import course_of
 from hostler.control.loop import Reconciler
 from hostler.control.releases import changed, diff_of, gone_back, revision_to_go_back_to
 from hostler.control.rollouts import beyond, going_on, promoted, resource_of
-from hostler.control.views import free_for, promised_bytes, summary_of, view_of, wanted_of
+from hostler.control.views import free_for, promised_bytes, scaling_of, summary_of, view_of, wanted_of
 from hostler.decide.place import room
 from hostler.engines import catalog as engines
+from hostler.spec.autoscale import Queue
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import Conflict, InsufficientMemory, InvalidRequest, NotFound
 from hostler.spec.fields import format_bytes
 from hostler.spec.limits import Limits
 from hostler.spec.names import parse_model_ref, short_digest
 from hostler.spec.replica import ObservedReplica
-from hostler.spec.resources import DeploymentResource, DiffResource, ReplicaResource
+from hostler.spec.resources import DeploymentResource, DiffResource, ReplicaResource, ScaleRequest
 from hostler.spec.states import ReplicaState
 from hostler.spec.suggest import did_you_mean
 from hostler.spec.update import Update
@@ -60,13 +62,14 @@ class Deployments:
         """One deployment; `NotFound` suggests the nearest name."""
         return await asyncio.to_thread(self._get, name)
 
-    async def scale(self, name: str, *, replicas: int) -> DeploymentResource:
-        """Want another number of replicas."""
+    async def scale(self, name: str, wanted: ScaleRequest) -> DeploymentResource:
+        """Want a fixed number of replicas, which ends autoscaling, or other bounds of it, which begins it."""
 
         def change(record: DeploymentRecord) -> DeploymentRecord:
-            return replace(record, spec=record.spec.model_copy(update={"replicas": replicas}))
+            scaled = replace(record, spec=scaled_spec(record.spec, wanted))
+            return replace(scaled, autoscaled=first_wanted(scaled, record, begins=False))
 
-        return await self._change(name, change, reason="Scaled", message=f"{replicas} replicas are wanted.")
+        return await self._change(name, change, reason="Scaled", message=scaled_message(wanted))
 
     async def stop(self, name: str) -> DeploymentResource:
         """Run nothing of it, keep its configuration. Idempotent."""
@@ -78,7 +81,8 @@ class Deployments:
         """Run it again; failures so far are forgiven. Idempotent."""
 
         def change(record: DeploymentRecord) -> DeploymentRecord:
-            return replace(record, stopped=False, failures=0, last_failure="", last_failure_at=None)
+            started = replace(record, stopped=False, failures=0, last_failure="", last_failure_at=None)
+            return replace(started, autoscaled=first_wanted(started, record, begins=record.stopped))
 
         return await self._change(name, change, reason="Started", message="Started by a person.")
 
@@ -172,6 +176,11 @@ class Deployments:
             update={
                 "endpoint": spec.endpoint_name,
                 "replicas": 1,
+                "autoscale": None,
+                "replica_concurrency": None,
+                "queue": Queue(),
+                "pinned": False,
+                "min_residency_seconds": DeploymentSpec.model_fields["min_residency_seconds"].default,
                 "force": False,
                 "model": version.model,
                 "drain_seconds": 0,
@@ -203,6 +212,7 @@ class Deployments:
                 record, new_revision = _new_record(spec, now), True
             else:
                 record, new_revision = changed(before, spec, template, templates=templates, replicas=replicas, now=now)
+            record = replace(record, autoscaled=first_wanted(record, before, begins=new_revision))
             self._check_memory(connection, record, template, new_revision=new_revision)
             differs = before is None or record.revision != before.revision or _differs(record.spec, before.spec)
             if not dry_run and record != before:
@@ -363,6 +373,9 @@ class Deployments:
             replicas=tuple(self._replica(one, observed.get(one.id)) for one in replicas),
             memory_estimate_bytes=template.memory_bytes,
             rollout=resource_of(record),
+            scaling=scaling_of(record, self.context.fleets.judgement(record.name)),
+            start_seconds=self.context.fleets.start_s(record.name),
+            start_phases=self.context.fleets.phase_medians(record.name),
             created_at=datetime.fromtimestamp(record.created_at, UTC),
             changed=changed,
         )

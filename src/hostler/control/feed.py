@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from hostler.control.comparisons import Comparisons
+from hostler.control.loads import Loads
 from hostler.ports import listening_socket
 from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
@@ -60,13 +61,15 @@ class Feed:
         on_report: Callable[[Iterable[str]], None],
         ingest: Callable[[Sequence[UsageRecord]], None],
         on_journal: Callable[[str, JournalState], None] = lambda _gateway_id, _state: None,
+        on_queued: Callable[[str], None] = lambda _endpoint: None,
         max_unsent_bytes: int = MAX_UNSENT_BYTES,
     ) -> None:
         """`on_report` gets the ids of replicas whose drain may be complete; none if only a look is asked for.
 
         `ingest` counts usage and is called in a thread, once at a time over all gateways; if it raises, the gateway
-        sends the same again. `on_journal` gets a gateway's id and the state of its journal when that changed. `now`
-        should be monotonic, in seconds. A gateway that leaves more than `max_unsent_bytes` unread is let go.
+        sends the same again. `on_journal` gets a gateway's id and the state of its journal when that changed,
+        `on_queued` an endpoint that has requests waiting, at each report. `now` should be monotonic, in seconds. A
+        gateway that leaves more than `max_unsent_bytes` unread is let go.
         """
         self._max_unsent_bytes = max_unsent_bytes
         self._token = token
@@ -76,6 +79,9 @@ class Feed:
         self._on_journal = on_journal
         self.comparisons = Comparisons()
         """What became of the requests of revisions that are compared."""
+        self._on_queued = on_queued
+        self.loads = Loads(now=now)
+        """The traffic of endpoints."""
         self._ingesting = asyncio.Lock()
         self._counting: set[asyncio.Task[None]] = set()
         self._ingest_failure = ""
@@ -143,8 +149,8 @@ class Feed:
         return list(self._gateways.values())
 
     def in_flight(self, replica_id: str) -> int:
-        """Requests the connected gateways have on this replica."""
-        return sum(gateway.in_flight.get(replica_id, 0) for gateway in self._gateways.values())
+        """Requests the connected gateways have on this replica. May be called from any thread."""
+        return sum(gateway.in_flight.get(replica_id, 0) for gateway in list(self._gateways.values()))
 
     def drained(self, replica_id: str) -> bool:
         """Whether every gateway has stopped routing to the replica and none has a request on it.
@@ -183,6 +189,7 @@ class Feed:
             if gateway is not None and self._gateways.get(gateway.id) is gateway:
                 del self._gateways[gateway.id]
                 self._last_change_at = self._now()
+                self.loads.left(gateway.id)
                 self._on_report(gateway.in_flight)
             writer.close()
             with contextlib.suppress(OSError):
@@ -195,6 +202,7 @@ class Feed:
             return None
         gateway = ConnectedGateway(id=hello.gateway_id, writer=writer, sent=hello.version)
         self._gateways[gateway.id] = gateway
+        self.loads.joined(gateway.id)
         if self._snapshot is None:
             self.newest_held = max(self.newest_held, hello.version)
         else:
@@ -296,6 +304,10 @@ class Feed:
             self._on_journal(gateway.id, report.journal)
         if report.outcomes:
             self.comparisons.heard(report.outcomes)
+        self.loads.heard(gateway.id, report.load)
+        for endpoint, load in report.load.items():
+            if load.queued:
+                self._on_queued(endpoint)
         if self._snapshot is None:
             return
         ended = [one for one in gateway.in_flight if one not in self._routed and not report.in_flight.get(one)]

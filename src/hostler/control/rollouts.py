@@ -10,7 +10,7 @@ import msgspec
 
 from hostler.control.comparisons import Comparisons
 from hostler.control.snapshots import Share
-from hostler.decide.reconcile import Target, Wanted
+from hostler.decide.reconcile import UNWANTED, Target, Wanted
 from hostler.decide.rollout import Side, Start, begin, give_up, roll_out
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import Conflict
@@ -132,6 +132,9 @@ def sides_of(replicas: Sequence[ReplicaRecord]) -> dict[int, Side]:
             continue
         side = sides.get(one.revision, Side())
         if one.draining_since is not None:
+            if one.reason == UNWANTED:
+                # It may take an hour for what it has, and nobody waits for it.
+                continue
             side = replace(side, draining=side.draining + 1)
         elif one.state is ReplicaState.READY:
             side = replace(side, ready=side.ready + 1)

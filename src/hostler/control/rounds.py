@@ -17,10 +17,13 @@ from hostler.control.views import view_of, wanted_of
 from hostler.decide.observe import Seen, observe
 from hostler.decide.reconcile import (
     STABLE_AFTER_S,
+    UNWANTED,
     Action,
     Drain,
     Start,
     Stop,
+    TakeBack,
+    drain_s,
     failures_after,
     reconcile,
 )
@@ -159,17 +162,22 @@ def decide_one(context: Context, before: Remembered, sight: Sight, *, promised: 
     writes.told += step.told
     template = before.templates[record.revision]
     wanted = step.wanted(wanted_of(context, record, template, nodes=sight.nodes, promised=promised))
-    views = [view_of(one, observed.get(one.id), drained=one.id in sight.drained) for one in merged]
+    views = [
+        view_of(one, observed.get(one.id), drained=one.id in sight.drained, in_flight=context.feed.in_flight(one.id))
+        for one in merged
+    ]
     plan = reconcile(wanted, views, now)
     record, after = _write_down(record, merged, plan.actions, now, writes.told)
     known = {replica.id: replica for replica in before.replicas}
     writes.replicas = [one for one in after if known.get(one.id) != one]
     if record.deleting and not after:
         writes.removed, writes.replicas = record.name, []
+        context.fleets.forget(record.name)
         writes.told.append(_event(record.name, "Deleted", "The deployment is gone."))
         return Outcome(name=record.name, gone=True), writes
     if record != before.record:
         writes.record = record
+    context.fleets.saw(record, after, observed)
     live = sum(not one.state.ended and one.draining_since is None for one in after if one.revision == record.revision)
     moving = [one.since for one in after if _in_motion(one)]
     of = {one.id: before.templates[one.revision] for one in after}
@@ -255,10 +263,15 @@ def _write_down(
                 draining_since=now,
                 state=ReplicaState.DRAINING if serving else replica.state,
                 since=now if serving else replica.since,
-                deadline=now + record.spec.drain_seconds,
+                deadline=now + drain_s(record.spec.drain_seconds, unwanted=action.reason == UNWANTED),
                 reason=action.reason,
             )
             told.append(_event(record.name, "ReplicaDraining", f"{action.id}: {action.reason}."))
+        elif isinstance(action, TakeBack):
+            after[action.id] = replace(
+                after[action.id], draining_since=None, state=ReplicaState.READY, since=now, deadline=None, reason=""
+            )
+            told.append(_event(record.name, "ReplicaTakenBack", f"{action.id}: wanted again, it serves on."))
         elif isinstance(action, Stop):
             replica = after[action.id]
             after[action.id] = replace(replica, stop_sent_at=now)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hostler.control.context import Context
 from hostler.control.snapshots import RoutedDeployment, Share, endpoint_of, external_endpoint, secret_of
-from hostler.control.views import summary_of, view_of, wanted_of
+from hostler.control.views import summary_of, view_of, wakes, wanted_of
 from hostler.engines import catalog as engines
 from hostler.spec.errors import HostlerError
 from hostler.spec.replica import ObservedNode, ObservedReplica
@@ -140,6 +140,10 @@ def route_of(
         shares={number: replace(one, engine=templates[number].engine) for number, one in shares.items()},
         task=template.task,
         condition=f"{record.name} is {summary.state}: {_first_line(summary.message)}",
+        wakes=wakes(record, summary),
+        phase=context.fleets.phases.of(
+            record.name, replicas, observed, start_s=context.fleets.start_s(record.name), now=now
+        ),
     )
     return endpoint_of(routed, observed)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from hostler.control.phases import Phase
 from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.limits import Limits
 from hostler.spec.model import ModelSpec
@@ -20,6 +21,7 @@ from hostler.spec.snapshot import (
     KeyGrant,
     LimitSet,
     ReplicaTarget,
+    Waiting,
 )
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
@@ -36,7 +38,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutedDeployment:
-    """A deployment as routing needs it. `condition` says why nothing serves, when nothing does."""
+    """A deployment as routing needs it. `condition` says why nothing serves, when nothing does.
+
+    `wakes`: a replica will come for those who wait, if they are not too many.
+    """
 
     record: DeploymentRecord
     replicas: Sequence[ReplicaRecord]
@@ -46,6 +51,8 @@ class RoutedDeployment:
     shares: Mapping[int, Share] = field(default_factory=dict[int, Share])
     """By revision; all replicas get as many requests if it is empty."""
     condition: str
+    wakes: bool = False
+    phase: Phase = Phase()
 
 
 def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedReplica]) -> EndpointRoute:
@@ -59,8 +66,12 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
         if replica.state is ReplicaState.READY and replica.draining_since is None
         if (seen := observed.get(replica.id)) is not None and seen.status.port is not None
     ]
+    spec = deployment.record.spec
     route = DeploymentRoute(
-        name=deployment.record.name, engine=deployment.engine, replicas=tuple(target for _, target in ready)
+        name=spec.name,
+        engine=deployment.engine,
+        replicas=tuple(target for _, target in ready),
+        replica_concurrency=spec.replica_concurrency,
     )
     routes = tuple(
         msgspec.structs.replace(
@@ -73,14 +84,18 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
         for number, share in sorted(deployment.shares.items())
     )
     return EndpointRoute(
-        name=deployment.record.spec.endpoint_name,
+        name=spec.endpoint_name,
         created=int(deployment.record.created_at),
         task=deployment.task,
         protocols=deployment.protocols,
         deployments=routes or (route,),
         condition="" if ready else deployment.condition,
-        limits=limit_set(deployment.record.spec.limits),
-        balance=deployment.record.spec.balance,
+        limits=limit_set(spec.limits),
+        balance=spec.balance,
+        waiting=Waiting(max_size=spec.queue.max_size, timeout_s=spec.queue.timeout_seconds),
+        wakes=deployment.wakes,
+        phase=deployment.phase.text,
+        ready_in_s=deployment.phase.ready_in_s,
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from hostler.control.context import Context
+from hostler.control.fleets import Judgement
 from hostler.decide.place import free_bytes, room
-from hostler.decide.reconcile import ReplicaView, Wanted
+from hostler.decide.reconcile import UNWANTED, ReplicaView, Wanted
 from hostler.decide.summary import Summary, summarise
 from hostler.spec.fields import format_bytes
 from hostler.spec.replica import ObservedNode, ObservedReplica
+from hostler.spec.resources import ScalingResource
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 
@@ -17,7 +20,9 @@ GPU_ENGINES = frozenset({"vllm"})
 """Engines that use a GPU wherever there is one."""
 
 
-def view_of(replica: ReplicaRecord, observed: ObservedReplica | None, *, drained: bool) -> ReplicaView:
+def view_of(
+    replica: ReplicaRecord, observed: ObservedReplica | None, *, drained: bool, in_flight: int = 0
+) -> ReplicaView:
     """A replica as the reconciler's decision takes it."""
     return ReplicaView(
         id=replica.id,
@@ -29,6 +34,8 @@ def view_of(replica: ReplicaRecord, observed: ObservedReplica | None, *, drained
         lost_runner=observed is not None and _lacks_runner(observed),
         draining_since=replica.draining_since,
         drained=drained,
+        in_flight=in_flight,
+        unwanted=replica.reason == UNWANTED,
         stop_sent_at=replica.stop_sent_at,
     )
 
@@ -63,6 +70,9 @@ def wanted_of(
         room=room(free_for(template, nodes), need_bytes=need, promised=[promised])
         if limited and need is not None
         else None,
+        ending=record.stopped or record.deleting,
+        least=record.spec.autoscale.min_replicas if record.spec.autoscale is not None else None,
+        start_s=context.fleets.start_s(record.name),
     )
 
 
@@ -113,4 +123,34 @@ def summary_of(
         no_room=no_room,
         rollout=record.rollout,
         now=now,
+    )
+
+
+def wakes(record: DeploymentRecord, summary: Summary) -> bool:
+    """Whether a replica comes for a request that none can take: there will be one, or the request brings it."""
+    if record.stopped or record.deleting or summary.reason == "CrashLoop":
+        return False
+    if record.spec.autoscale is not None:
+        return True
+    return record.spec.replicas > 0 and summary.reason != "InsufficientMemory"
+
+
+def scaling_of(record: DeploymentRecord, judgement: Judgement | None) -> ScalingResource | None:
+    """How a deployment follows its traffic; None if it does not."""
+    policy = record.spec.autoscale
+    if policy is None:
+        return None
+    bounds = ScalingResource(min_replicas=policy.min_replicas, max_replicas=policy.max_replicas)
+    if judgement is None:
+        return bounds
+    again_at = judgement.look_again_at
+    return bounds.model_copy(
+        update={
+            "reason": judgement.reason,
+            "decided_at": datetime.fromtimestamp(judgement.at, UTC),
+            "look_again_at": None if again_at is None else datetime.fromtimestamp(again_at, UTC),
+            "in_flight": judgement.load.in_flight,
+            "queued": judgement.load.queued,
+            "traffic_known": judgement.known,
+        }
     )

@@ -2,7 +2,8 @@
 
 A deployment wants `replicas` live replicas of its current revision. While it is rolled out, `targets` says how many
 each revision should have (`decide.rollout`); else replicas of other revisions serve until as many of the current one
-are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes.
+are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes. One that goes
+only because fewer are wanted has long for that, and is taken back if more are wanted meanwhile.
 
 The caller sees to it that no time it passes is later than `now`: a clock that was set back must not stretch a wait.
 
@@ -29,6 +30,12 @@ STABLE_AFTER_S = 60.0
 PERMANENT_REASONS = frozenset({"ProgramMissing", "RequirementsMissing", "UnknownArgument"})
 """Failures that are the same at every try."""
 
+UNWANTED = "ScaledDown"
+"""Why a replica drains of which there is one too many: nobody waits for its end."""
+
+UNWANTED_DRAIN_S = 3600.0
+"""How long such a replica may finish what it has."""
+
 OVERDUE_S = 15.0
 """How long past a runner's own deadline the platform waits before it ends the replica itself."""
 
@@ -36,12 +43,16 @@ STOP_AGAIN_S = 10.0
 """How long past its grace a stopping replica may linger before it is stopped again, without grace."""
 
 
+_SERVED = (ReplicaState.READY, ReplicaState.DRAINING)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaView:
     """A replica as the decision needs it. Times are unix seconds.
 
     `lost_runner`: its runner is dead and there is something for one to do. `unseen`: the backend does not know it.
-    `drained`: every gateway has stopped routing to it and none has a request in flight on it.
+    `drained`: every gateway has stopped routing to it and none has a request in flight on it. `unwanted`: it drains
+    only because fewer are wanted.
     """
 
     id: str
@@ -53,6 +64,8 @@ class ReplicaView:
     lost_runner: bool = False
     draining_since: float | None = None
     drained: bool = False
+    in_flight: int = 0
+    unwanted: bool = False
     stop_sent_at: float | None = None
 
 
@@ -71,6 +84,8 @@ class Wanted:
 
     `targets` has every revision that should have replicas, if not only the current one should; `failures` and what
     belongs to it are the current revision's, `others_failures` those of the others together.
+    `ending`: it was stopped or deleted. `least` are the fewest replicas of one that follows its
+    traffic, None for a fixed number; a start took `start_s` seconds lately.
     """
 
     name: str
@@ -86,6 +101,9 @@ class Wanted:
     targets: tuple[Target, ...] = ()
     others_failures: int = 0
     others_last_failure_at: float | None = None
+    ending: bool = False
+    least: int | None = None
+    start_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +132,13 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBack:
+    """Route to this draining replica again."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End this replica's engine."""
 
@@ -129,7 +154,7 @@ class Remove:
     id: str
 
 
-Action = Start | Resume | Drain | Stop | Remove
+Action = Start | Resume | Drain | TakeBack | Stop | Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +185,13 @@ def reconcile(wanted: Wanted, replicas: Sequence[ReplicaView], now: float) -> Pl
         own = [replica for replica in live if replica.revision == revision]
         reason = _why_drained(wanted, revision)
         actions += [Drain(replica.id, reason) for replica in _last_to_keep(own)[: max(0, len(own) - count)]]
+        back = [replica for replica in replicas if replica.revision == revision and _can_come_back(wanted, replica)]
+        back = _last_to_keep(back)[::-1][: max(0, count - len(own))]
+        actions = [one for one in actions if one.id not in {replica.id for replica in back}]
+        actions += [TakeBack(replica.id) for replica in back]
+        lacking = count - len(own) - len(back)
         may_start = _startable(
-            wanted, own, revision=revision, lacking=count - len(own), room=room, now=now, times=times
+            wanted, [*own, *back], revision=revision, lacking=lacking, room=room, now=now, times=times
         )
         room = None if room is None else max(0, room - may_start)
         other = None if revision == wanted.revision else revision
@@ -178,6 +208,11 @@ def replica_id(deployment: str, ordinal: int) -> str:
 def backoff_s(failures: int) -> float:
     """Seconds to wait after the n-th failed replica in a row: none after the first, then 1, 2, 4 ... up to 300."""
     return 0.0 if failures <= 1 else min(300.0, 2.0 ** (failures - 2))
+
+
+def drain_s(declared_s: float, *, unwanted: bool) -> float:
+    """How long a draining replica may finish what it has, in seconds."""
+    return max(declared_s, UNWANTED_DRAIN_S) if unwanted else declared_s
 
 
 def failures_after(failures: int, *, ready_for_s: float, reason: str = "") -> int:
@@ -214,7 +249,9 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
         times.append(again_at)
         return []
     if replica.draining_since is not None:
-        over_at = replica.draining_since + wanted.drain_s
+        if replica.unwanted and wanted.ending:
+            return [Drain(replica.id, "NotWanted")]
+        over_at = replica.draining_since + drain_s(wanted.drain_s, unwanted=replica.unwanted)
         if replica.drained or now >= over_at or replica.state.coming_up:
             return [Stop(replica.id, wanted.stop_grace_s, "Drained" if replica.drained else "DrainDeadline")]
         times.append(over_at)
@@ -245,10 +282,10 @@ def _counts(wanted: Wanted, live: Sequence[ReplicaView]) -> dict[int, int]:
 
 
 def _why_drained(wanted: Wanted, revision: int) -> str:
-    if not wanted.replicas:
+    if wanted.ending:
         return "NotWanted"
     if revision == wanted.revision:
-        return "ScaledDown"
+        return UNWANTED
     return "Replaced" if revision < wanted.revision else "RolledBack"
 
 
@@ -277,11 +314,27 @@ def _startable(
             times.append(due_at)
             return 0
     count = lacking if room is None else min(lacking, max(0, room))
-    if failures > 1 and not any(replica.state is ReplicaState.READY for replica in own):
+    if failures > 1 and not any(replica.state in _SERVED for replica in own):
         count = min(count, max(0, 1 - len(own)))
     return count
 
 
+def _can_come_back(wanted: Wanted, replica: ReplicaView) -> bool:
+    """Whether a draining replica still serves as well as a new one would."""
+    return (
+        replica.state is ReplicaState.DRAINING
+        and replica.unwanted
+        and replica.revision == wanted.revision
+        and replica.stop_sent_at is None
+        and not (replica.unseen or replica.lost_runner or wanted.ending)
+    )
+
+
 def _last_to_keep(replicas: Sequence[ReplicaView]) -> list[ReplicaView]:
-    """The replicas in the order in which they are given up: those that do not serve first, then the youngest."""
-    return sorted(replicas, key=lambda replica: (replica.state is ReplicaState.READY, -replica.ordinal))
+    """The replicas in the order in which they are given up.
+
+    Those that do not serve first, then those with the least in flight, then the youngest.
+    """
+    return sorted(
+        replicas, key=lambda replica: (replica.state is ReplicaState.READY, replica.in_flight, -replica.ordinal)
+    )

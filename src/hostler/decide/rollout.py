@@ -35,7 +35,10 @@ LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """The replicas of one revision. `draining` ones serve no new requests and have not ended."""
+    """The replicas of one revision. `draining` ones serve no new requests and have not ended.
+
+    Those that drain only because fewer are wanted are not among them: they may take long, and may come back.
+    """
 
     ready: int = 0
     coming: int = 0

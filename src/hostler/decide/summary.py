@@ -47,7 +47,7 @@ def summarise(
         leaving = len(live) - current
         message = f"{current} of {wanted.replicas} replicas ready."
         if wanted.replicas == 0:
-            return Summary(DeploymentState.READY, "ScaledToZero", "No replicas are wanted.")
+            return _asleep(wanted, leaving)
         if leaving:
             return Summary(DeploymentState.UPDATING, "Draining", f"{message} {leaving} draining.")
         return Summary(DeploymentState.READY, "Ready", message + _last_rollout(rollout))
@@ -60,10 +60,21 @@ def summarise(
         return Summary(state, "InsufficientMemory", no_room, "It starts as soon as enough memory is free.")
     if len(serving) > current:
         return Summary(DeploymentState.UPDATING, "Replacing", f"{count} The ones before serve meanwhile.")
-    state = DeploymentState.DEGRADED if current else DeploymentState.STARTING
+    growing = wanted.least is not None and current >= max(1, wanted.least)
+    state = DeploymentState.READY if growing else DeploymentState.DEGRADED if current else DeploymentState.STARTING
     phases = Counter(replica.state.value for replica in coming)
     doing = ", ".join(f"{number} {name}" for name, number in phases.items())
-    return Summary(state, "Starting", f"{count} {doing}.".replace(" .", "").strip() if doing else count)
+    reason = "ScalingUp" if growing else "Waking" if wanted.least is not None and not serving else "Starting"
+    step = f"A start took about {wanted.start_s:.1f} s lately." if wanted.start_s is not None else ""
+    return Summary(state, reason, f"{count} {doing}." if doing else count, step)
+
+
+def _asleep(wanted: Wanted, leaving: int) -> Summary:
+    if wanted.least is None:
+        return Summary(DeploymentState.READY, "ScaledToZero", "No replicas are wanted.")
+    finishing = f" {leaving} replicas finish what they have." if leaving else ""
+    about = f" in about {wanted.start_s:.1f} s" if wanted.start_s is not None else ""
+    return Summary(DeploymentState.READY, "ScaledToZero", f"It sleeps.{finishing}", f"A request wakes it{about}.")
 
 
 def _ending(live: Sequence[ReplicaView], *, deleting: bool, name: str) -> Summary:

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
 
+WAITED_SHARE = 0.05
+"""How much longer a wait that is `paced` may last than it must."""
+
 
 class Pause(Protocol):
     """Wait up to `timeout_s` or until `descriptor` is ready; True if it is.
@@ -64,20 +67,23 @@ def paced(
     pause: Pause,
     *,
     until: float,
-    first_s: float = 0.02,
+    first_s: float = 0.01,
     longest_s: float = 0.5,
     clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[], bool]:
-    """A function that waits a little longer each time; False once `until` (of `clock`) has passed."""
-    step_s = first_s
+    """A function that waits a little longer each time; False once `until` (of `clock`) has passed.
+
+    It waits a share of what has passed, so that what is waited for is seen late by no more than that share.
+    """
+    began = clock()
 
     def again() -> bool:
-        nonlocal step_s
-        left_s = until - clock()
+        now = clock()
+        left_s = until - now
         if left_s <= 0:
             return False
+        step_s = min(longest_s, max(first_s, (now - began) * WAITED_SHARE))
         sleep(pause, min(step_s, left_s), clock=clock)
-        step_s = min(longest_s, step_s * 1.5)
         return True
 
     return again

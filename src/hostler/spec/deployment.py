@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from hostler.spec.autoscale import MAX_REPLICAS, Autoscale, Queue
 from hostler.spec.fields import Bytes, Declared, Name, Value
@@ -74,7 +83,36 @@ class DeploymentSpec(Declared):
         parse_model_ref(value)
         return value
 
+    @model_validator(mode="after")
+    def _one_number(self) -> Self:
+        if self.autoscale is not None and "replicas" in self.model_fields_set:
+            raise ValueError(
+                f"replicas {self.replicas} and autoscale are given together; leave one out, or write the bounds as "
+                "autoscale.min_replicas and autoscale.max_replicas"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _one_written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if self.autoscale is not None:
+            written.pop("replicas", None)
+        return written
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # The schema of what is written is that of what is read: the serializer only leaves a field out.
+        return handler(_without_serializer(core_schema))
+
     @property
     def endpoint_name(self) -> str:
         """The name clients call."""
         return self.endpoint or self.name
+
+
+def _without_serializer(schema: CoreSchema) -> CoreSchema:
+    """A model's schema, inside its validators or alone, that is written field by field."""
+    plain: Any = {key: value for key, value in schema.items() if key != "serialization"}
+    if plain["type"] != "model":
+        plain["schema"] = _without_serializer(plain["schema"])
+    return plain

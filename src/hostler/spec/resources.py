@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hostler.spec.autoscale import MAX_REPLICAS
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.fields import Declared, Name
 from hostler.spec.limits import Limits
@@ -78,6 +79,19 @@ class EventResource(Resource):
     message: str
 
 
+class ScalingResource(Resource):
+    """Why a deployment that follows its traffic wants as many replicas as it does, as of the last look."""
+
+    min_replicas: int
+    max_replicas: int
+    reason: str = ""
+    decided_at: datetime | None = None
+    look_again_at: datetime | None = Field(default=None, description="When the answer may change by itself.")
+    in_flight: int = 0
+    queued: int = 0
+    traffic_known: bool = Field(default=False, description="Whether every gateway has told of its traffic lately.")
+
+
 class RolloutResource(Resource):
     """The last change of revision: what it reached, what it waits for, or why it was rolled back."""
 
@@ -141,14 +155,26 @@ class DeploymentResource(Resource):
     replicas: tuple[ReplicaResource, ...] = ()
     memory_estimate_bytes: int | None = None
     rollout: RolloutResource | None = Field(default=None, description="The last change of revision.")
+    scaling: ScalingResource | None = Field(default=None, description="If it follows its traffic.")
+    start_seconds: float | None = Field(default=None, description="Median of the last starts, from wanted to ready.")
+    start_phases: dict[str, float] = Field(default={}, description="Median seconds of each phase of the last starts.")
     created_at: datetime
     changed: bool = Field(default=True, description="False if an apply changed nothing.")
 
 
 class ScaleRequest(Declared):
-    """How many replicas are wanted."""
+    """How many replicas are wanted: a number, or bounds for autoscaling. A bound that is left out stays."""
 
-    replicas: int = Field(ge=0, le=1000)
+    replicas: int | None = Field(default=None, ge=0, le=MAX_REPLICAS)
+    min_replicas: int | None = Field(default=None, ge=0, le=MAX_REPLICAS)
+    max_replicas: int | None = Field(default=None, ge=1, le=MAX_REPLICAS)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        bounds = self.min_replicas is not None or self.max_replicas is not None
+        if bounds == (self.replicas is not None):
+            raise ValueError("give either replicas, or min_replicas and max_replicas or one of them")
+        return self
 
 
 class AliasRequest(Declared):

@@ -199,6 +199,7 @@ def _deployment_values(record: DeploymentRecord) -> dict[str, Any]:
         "ever_ready": record.ever_ready,
         "created_at": record.created_at,
         "rollout": msgspec.json.encode(record.rollout).decode() if record.rollout is not None else None,
+        "autoscaled": record.autoscaled,
     }
 
 

@@ -18,7 +18,7 @@ EventLevel = Literal["normal", "warning"]
 class RevisionTemplate(Declared):
     """What a revision runs: everything that affects its replicas, the model pinned to a version's digest.
 
-    `spec` has the fields that do not affect replicas (their number, the time to drain, how they are updated, limits,
+    `spec` has the fields that do not affect replicas (their number, autoscaling, the queue, updates, draining, limits,
     balance) at fixed values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines
     are told the name they serve.
     """
@@ -50,11 +50,18 @@ class DeploymentRecord:
     created_at: float
     rollout: Rollout | None = None
     """The last change of revision, which may be going on."""
+    autoscaled: int | None = None
+    """How many replicas autoscaling decided on; None without it, and before its first decision."""
 
     @property
     def wanted(self) -> int:
-        """How many replicas should run."""
-        return 0 if self.stopped or self.deleting else self.spec.replicas
+        """How many replicas should run. Bounds that were changed hold before anything is decided by them."""
+        if self.stopped or self.deleting:
+            return 0
+        policy = self.spec.autoscale
+        if policy is None:
+            return self.spec.replicas
+        return min(policy.max_replicas, max(policy.min_replicas, self.autoscaled or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints`, `rollout` hold JSON.
+"""The tables. Columns named `*_at` and `since` hold unix seconds.
+
+`spec`, `template`, `endpoints`, `rollout` and `memory` hold JSON text.
 
 `day` is a date in UTC, `2026-01-31`.
 """
@@ -36,6 +38,14 @@ deployments = Table(
     Column("ever_ready", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("rollout", Text),
+    Column("autoscaled", Integer),
+)
+
+scaling = Table(
+    "scaling",
+    metadata,
+    Column("deployment", String(63), ForeignKey("deployments.name", ondelete="CASCADE"), primary_key=True),
+    Column("memory", Text, nullable=False),
 )
 
 revisions = Table(

@@ -40,7 +40,7 @@ async def delete_deployment(name: str, verbs: TheVerbs) -> DeploymentResource:
 
 @router.post("/deployments/{name}/scale")
 async def scale_deployment(name: str, request: ScaleRequest, verbs: TheVerbs) -> DeploymentResource:
-    return await verbs.deployments.scale(name, replicas=request.replicas)
+    return await verbs.deployments.scale(name, request)
 
 
 @router.post("/deployments/{name}/stop")
