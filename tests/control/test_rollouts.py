@@ -306,3 +306,29 @@ async def test_a_diff_says_what_would_change_and_how(control: ControlUnderTest) 
     assert (await control.get()).revision == 1
     same = await control.verbs.deployments.diff(DeploymentSpec.model_validate({"name": "toy", "model": "toy"}))
     assert (same.changes, same.new_revision, same.course) == ((), False, "Nothing is replaced.")
+
+
+async def test_two_deployments_share_an_endpoint_by_weight(control: ControlUnderTest) -> None:
+    control.push()
+    await control.deploy()
+    with pytest.raises(Conflict, match="or a weight, to share it"):
+        await control.deploy("rival", endpoint="toy")
+    await control.deploy("rival", endpoint="toy", weight=10)
+    await control.rounds()
+    assert {route.name: route.weight for route in routes(control)} == {"toy": 10_000, "rival": 1000}
+    assert [len(route.replicas) for route in routes(control)] == [1, 1]
+    await control.deploy("rival", endpoint="toy", weight=100)
+    assert (await control.get("rival")).revision == 1, "a weight replaces nothing"
+    await control.rounds()
+    assert {route.name: route.weight for route in routes(control)} == {"toy": 10_000, "rival": 10_000}
+    await control.verbs.deployments.delete("toy")
+    await control.rounds(12)
+    assert [route.name for route in routes(control)] == ["rival"]
+
+
+async def test_what_takes_other_requests_cannot_share_an_endpoint(control: ControlUnderTest) -> None:
+    control.push()
+    await control.deploy()
+    control.push("talk", task="chat")
+    with pytest.raises(Conflict, match="Only deployments that take the same requests"):
+        await control.deploy("rival", model="talk", endpoint="toy", weight=10)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.argument("model")
 @click.option("--name", help="Name of the deployment; the model's name if left out.")
 @click.option("--endpoint", help="Name clients call; the deployment's name if left out.")
+@click.option(
+    "--weight", type=click.IntRange(1, 1000), metavar="N", help="Share the endpoint: its part of the requests."
+)
 @click.option("--replicas", type=click.IntRange(0, 1000), help="How many copies run.")
 @autoscale_options
 @click.option("--engine", help="Engine instead of the one chosen from the files.")
@@ -106,6 +109,7 @@ def spec_from_flags(reference: ModelRef, **flags: Any) -> DeploymentSpec:
         "name": name,
         "model": str(reference),
         "endpoint": flags.get("endpoint"),
+        "weight": flags.get("weight"),
         "replicas": flags.get("replicas"),
         "autoscale": autoscale_from_flags(flags),
         "replica_concurrency": flags.get("replica_concurrency"),

@@ -14,7 +14,7 @@ from hostler.control.bounds import first_wanted, scaled_message, scaled_spec
 from hostler.control.context import Context
 from hostler.control.diffs import course_of
 from hostler.control.loop import Reconciler
-from hostler.control.releases import changed, diff_of, gone_back, revision_to_go_back_to
+from hostler.control.releases import changed, check_sharing, diff_of, gone_back, revision_to_go_back_to
 from hostler.control.rollouts import beyond, going_on, promoted, resource_of
 from hostler.control.views import free_for, promised_bytes, scaling_of, summary_of, view_of, wanted_of
 from hostler.decide.place import room
@@ -187,6 +187,7 @@ class Deployments:
                 "limits": Limits(),
                 "balance": "least_outstanding",
                 "update": Update(),
+                "weight": DeploymentSpec.model_fields["weight"].default,
             }
         )
         return RevisionTemplate.model_validate(
@@ -205,7 +206,7 @@ class Deployments:
         context, now = self.context, self.context.now()
         with context.database.transaction() as connection:
             before = deployments.get(connection, spec.name)
-            self._check_names(connection, spec, before)
+            self._check_names(connection, spec, template, before)
             templates = dict(deployments.revisions_of(connection, spec.name))
             replicas = deployments.replicas_of(connection, spec.name)
             if before is None:
@@ -240,17 +241,17 @@ class Deployments:
             context.hints.touch(spec.name)
         return resource
 
-    def _check_names(self, connection: Connection, spec: DeploymentSpec, before: DeploymentRecord | None) -> None:
+    def _check_names(
+        self,
+        connection: Connection,
+        spec: DeploymentSpec,
+        template: RevisionTemplate,
+        before: DeploymentRecord | None,
+    ) -> None:
         if before is not None and before.deleting:
             raise _being_deleted(spec.name)
-        holder = deployments.name_at_endpoint(connection, spec.endpoint_name)
-        if holder is not None and holder != spec.name:
-            raise Conflict(
-                f"endpoint: {spec.endpoint_name!r} belongs to the deployment {holder!r}.",
-                hint="Give this one another with --endpoint.",
-                param="endpoint",
-                code="endpoint_taken",
-            )
+        holders = set(deployments.names_at_endpoint(connection, spec.endpoint_name)) - {spec.name}
+        check_sharing(spec, template, deployments.fleet(connection, holders))
         if any(version.model == spec.endpoint_name for version in self.context.externals.versions):
             raise Conflict(
                 f"endpoint: {spec.endpoint_name!r} is an external model.",

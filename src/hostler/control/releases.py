@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hostler.control.diffs import changes_of, course_of
 from hostler.control.rollouts import abandoned, changed_to, earlier, going_on, respecified
+from hostler.engines import catalog as engines
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.errors import Conflict, NotFound
 from hostler.spec.resources import DiffResource
+from hostler.store.deployments import Remembered
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 
 Templates = Mapping[int, RevisionTemplate]
+
+
+def check_sharing(spec: DeploymentSpec, template: RevisionTemplate, others: Iterable[Remembered]) -> None:
+    """Raise `Conflict` if `spec` cannot be behind its endpoint beside `others`.
+
+    To share an endpoint must be meant: it takes a weight. And its requests must fit all who may get them.
+    """
+    for other in others:
+        theirs = other.templates[other.record.revision]
+        if "weight" not in spec.model_fields_set:
+            raise Conflict(
+                f"endpoint: {spec.endpoint_name!r} belongs to the deployment {other.record.name!r}.",
+                hint="Give this one another with --endpoint, or a weight, to share it.",
+                param="endpoint",
+                code="endpoint_taken",
+            )
+        if (template.task, _protocols(template)) != (theirs.task, _protocols(theirs)):
+            raise Conflict(
+                f"endpoint: {spec.endpoint_name!r} belongs to the deployment {other.record.name!r}, which does "
+                f"{theirs.task} on {theirs.engine}; {spec.name} does {template.task} on {template.engine}.",
+                hint="Only deployments that take the same requests can share an endpoint.",
+                param="endpoint",
+                code="endpoint_taken",
+            )
 
 
 def changed(
@@ -100,3 +126,7 @@ def diff_of(
         revision=after.revision,
         course=course,
     )
+
+
+def _protocols(template: RevisionTemplate) -> frozenset[str]:
+    return frozenset(engines.get(template.engine).protocols)

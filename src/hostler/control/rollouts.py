@@ -32,6 +32,7 @@ UNPINNED = (
     "update",
     "limits",
     "balance",
+    "weight",
     "force",
 )
 """Fields of a spec that no revision fixes: going back to another revision leaves them as they are."""

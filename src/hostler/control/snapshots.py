@@ -13,6 +13,7 @@ from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.limits import Limits
 from hostler.spec.model import ModelSpec
 from hostler.spec.replica import ObservedReplica
+from hostler.spec.rollout import WHOLE
 from hostler.spec.snapshot import (
     NO_LIMITS,
     DeploymentRoute,
@@ -70,6 +71,7 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
     route = DeploymentRoute(
         name=spec.name,
         engine=deployment.engine,
+        weight=spec.weight * WHOLE // 100,
         replicas=tuple(target for _, target in ready),
         replica_concurrency=spec.replica_concurrency,
     )
@@ -77,7 +79,7 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
         msgspec.structs.replace(
             route,
             engine=share.engine,
-            weight=share.weight,
+            weight=spec.weight * share.weight // 100,
             compared=share.compared,
             replicas=tuple(target for revision, target in ready if revision == number),
         )
@@ -96,6 +98,22 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
         wakes=deployment.wakes,
         phase=deployment.phase.text,
         ready_in_s=deployment.phase.ready_in_s,
+    )
+
+
+def shared_endpoint(routes: Sequence[EndpointRoute]) -> EndpointRoute:
+    """One endpoint over the deployments of several; what they do not divide is as the first has it."""
+    first = routes[0]
+    if len(routes) == 1:
+        return first
+    serves = any(not route.condition for route in routes)
+    return msgspec.structs.replace(
+        first,
+        deployments=tuple(deployment for route in routes for deployment in route.deployments),
+        condition="" if serves else " ".join(dict.fromkeys(route.condition for route in routes)),
+        wakes=any(route.wakes for route in routes),
+        phase=next((route.phase for route in routes if route.phase), ""),
+        ready_in_s=min((route.ready_in_s for route in routes if route.ready_in_s is not None), default=None),
     )
 
 

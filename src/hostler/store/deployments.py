@@ -48,9 +48,10 @@ def names(connection: Connection) -> Sequence[str]:
     return connection.execute(select(deployments.c.name).order_by(deployments.c.name)).scalars().all()
 
 
-def name_at_endpoint(connection: Connection, endpoint: str) -> str | None:
-    """The deployment that clients reach as `endpoint`."""
-    return connection.execute(select(deployments.c.name).where(deployments.c.endpoint == endpoint)).scalar()
+def names_at_endpoint(connection: Connection, endpoint: str) -> Sequence[str]:
+    """The deployments that clients reach as `endpoint`, by name."""
+    query = select(deployments.c.name).where(deployments.c.endpoint == endpoint).order_by(deployments.c.name)
+    return connection.execute(query).scalars().all()
 
 
 def save(connection: Connection, record: DeploymentRecord) -> None:

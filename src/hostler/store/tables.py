@@ -25,7 +25,7 @@ deployments = Table(
     "deployments",
     metadata,
     Column("name", String(63), primary_key=True),
-    Column("endpoint", String(63), nullable=False, unique=True),
+    Column("endpoint", String(63), nullable=False, index=True),
     Column("spec", Text, nullable=False),
     Column("stopped", Boolean, nullable=False),
     Column("deleting", Boolean, nullable=False),
