@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,17 @@ def test_writers_in_many_threads_wait_for_each_other(database: Database) -> None
         thread.join()
     with database.transaction() as connection:
         assert meta.get(connection, "n") == "100"
+
+
+def test_threads_wait_for_one_another_however_many_write(tmp_path: Path) -> None:
+    database = Database(tmp_path / "db")
+
+    def write(number: int) -> None:
+        with database.transaction() as connection:
+            meta.put(connection, "count", str(int(meta.get(connection, "count") or 0) + 1))
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(write, range(200)))
+    with database.reading() as connection:
+        assert meta.get(connection, "count") == "200"
+    database.close()

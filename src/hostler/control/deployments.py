@@ -293,7 +293,7 @@ class Deployments:
         )
 
     def _list(self) -> list[DeploymentResource]:
-        with self.context.database.transaction() as connection:
+        with self.context.database.reading() as connection:
             return [
                 self._resource(
                     record,
@@ -304,7 +304,7 @@ class Deployments:
             ]
 
     def _get(self, name: str) -> DeploymentResource:
-        with self.context.database.transaction() as connection:
+        with self.context.database.reading() as connection:
             record = self._record(connection, name)
             return self._resource(
                 record, deployments.revisions_of(connection, name), deployments.replicas_of(connection, name)

@@ -32,7 +32,7 @@ class Platform:
     def status(self) -> PlatformStatus:
         """The platform at a glance. Blocks on the database."""
         context = self.context
-        with context.database.transaction() as connection:
+        with context.database.reading() as connection:
             records = deployments.all_of(connection)
             replicas = deployments.all_replicas(connection)
         return PlatformStatus(

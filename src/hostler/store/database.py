@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ class Database:
         Raises `HostlerError` if the file is not a database or was written by a newer Hostler.
         """
         self.path = path
+        # SQLite's own wait for its lock polls with growing pauses, and starves whoever came first.
+        self._writing = threading.Lock()
         path.touch(mode=0o600, exist_ok=True)
         self._engine: Engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(self._engine, "connect", _prepare)
@@ -43,10 +46,11 @@ class Database:
         """One transaction that holds the write lock from its start: committed at the end, rolled back on an error.
 
         What it wrote outlives any death of a process; with `durable` also a loss of power right after it.
-        Raises `Unavailable` if another process keeps the lock for longer than `BUSY_TIMEOUT_S`.
+        Threads of this process wait for one another. Raises `Unavailable` if another process keeps the lock for longer
+        than `BUSY_TIMEOUT_S`.
         """
         try:
-            with self._begun(durable=durable) as connection:
+            with self._writing, self._begun(durable=durable) as connection:
                 yield connection
         except OperationalError as error:
             if "locked" not in str(error.orig) and "full" not in str(error.orig):
