@@ -21,6 +21,7 @@ from hostler.control.hints import Hints
 from hostler.control.keys import Keys
 from hostler.control.ledger import Ledger
 from hostler.control.loop import Reconciler
+from hostler.control.metrics import Metrics
 from hostler.control.models import Models
 from hostler.control.platform import Platform
 from hostler.control.publisher import Publisher
@@ -119,6 +120,7 @@ class ControlUnderTest:
             engines=Engines(self.context),
             platform=Platform(self.context, self.reconciler, lambda: publisher.version),
             usage=Usage(self.context),
+            metrics=Metrics(self.context),
         )
 
     def push(self, name: str = "toy", **card: Any) -> ModelVersion:

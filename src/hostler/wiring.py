@@ -133,6 +133,7 @@ async def serve_control(settings: Settings) -> None:
     from hostler.control.hints import listen_for_hints
     from hostler.control.keys import Keys
     from hostler.control.loop import Reconciler
+    from hostler.control.metrics import Metrics
     from hostler.control.models import Models
     from hostler.control.platform import Platform
     from hostler.control.publisher import Publisher
@@ -165,6 +166,7 @@ async def serve_control(settings: Settings) -> None:
             engines=Engines(context),
             platform=Platform(context, reconciler, lambda: publisher.version),
             usage=Usage(context),
+            metrics=Metrics(context),
         )
         config = uvicorn.Config(
             create_app(verbs),

@@ -307,6 +307,23 @@ async def test_phases_of_the_last_starts_are_told(quick: ControlUnderTest) -> No
     assert found.start_seconds == 1.0
 
 
+async def test_decisions_cold_starts_and_phases_are_counted(asleep: ControlUnderTest) -> None:
+    asleep.feed.loads.heard("g", {"toy": HELD})
+    await asleep.autoscaler.look(["toy"])
+    await asleep.seconds(4, toy=BUSY)
+    told = asleep.verbs.metrics.render()
+    for line in (
+        'hostler_control_wanted_replicas{deployment="toy"} 1',
+        'hostler_control_ready_replicas{deployment="toy"} 1',
+        'hostler_control_scaling_decisions_total{deployment="toy",decision="PutToSleep"} 1',
+        'hostler_control_scaling_decisions_total{deployment="toy",decision="Woken"} 1',
+        'hostler_control_cold_starts_total{deployment="toy"} 1',
+        'hostler_control_start_phase_seconds_count{phase="All"} 2',
+    ):
+        assert f"{line}\n" in told
+    assert asleep.verbs.metrics.render() == told
+
+
 class FakeGateway:
     """A gateway on the feed that has requests on replicas."""
 

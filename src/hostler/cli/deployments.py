@@ -257,7 +257,8 @@ def _scaling(deployment: DeploymentResource) -> str:
     if scaling.decided_at is None:
         return f"{bounds}; not looked at yet"
     traffic = f"{scaling.in_flight} in flight, {scaling.queued} queued"
-    unknown = "" if scaling.traffic_known else " (not every gateway reports, so nothing is taken away)"
+    certain = scaling.traffic_known or not deployment.wanted
+    unknown = "" if certain else " (not every gateway reports, so nothing is taken away)"
     told = f"{bounds}; {traffic}{unknown}; {deployment.wanted} wanted: {scaling.reason}"
     if scaling.look_again_at is not None:
         left_s = (scaling.look_again_at - datetime.now(UTC)).total_seconds()

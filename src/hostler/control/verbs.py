@@ -8,6 +8,7 @@ from hostler.control.context import Context
 from hostler.control.deployments import Deployments
 from hostler.control.engines import Engines
 from hostler.control.keys import Keys
+from hostler.control.metrics import Metrics
 from hostler.control.models import Models
 from hostler.control.platform import Platform
 from hostler.control.usage import Usage
@@ -24,3 +25,4 @@ class Verbs:
     engines: Engines
     platform: Platform
     usage: Usage
+    metrics: Metrics

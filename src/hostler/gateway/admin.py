@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import NamedTuple
 
-from hostler.gateway.exposition import CONTENT_TYPE
+from hostler.exposition import CONTENT_TYPE
 from hostler.gateway.heads import status_line
 
 HOST = "127.0.0.1"

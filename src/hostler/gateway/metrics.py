@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from hostler import __version__
-from hostler.gateway.exposition import Metric, in_pieces
+from hostler.exposition import Metric, in_pieces
 from hostler.gateway.process_figures import PROCESS_METRICS, process_figures
 from hostler.gateway.refusals import LimitName
 from hostler.gateway.series import BY_ENDPOINT, PREFIX, FailureReason, Histogram, Series, request_cell

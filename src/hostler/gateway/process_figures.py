@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from hostler.gateway.exposition import Metric
+from hostler.exposition import Metric
 
 RESIDENT_MEMORY = Metric("process_resident_memory_bytes", "gauge", "Memory of the worker that is in RAM.")
 CPU = Metric("process_cpu_seconds_total", "counter", "CPU time of the worker, user and system.")

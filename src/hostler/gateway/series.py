@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
-from hostler.gateway.exposition import Metric
+from hostler.exposition import Metric
 from hostler.spec.usage import Outcome
 
 FailureReason = Literal["connect", "lost", "timeout", "invalid", "status"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from starlette.responses import StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 
+from hostler.exposition import CONTENT_TYPE
 from hostler.spec.documents import json_schemas
 from hostler.spec.limits import Limits
 from hostler.spec.resources import (
@@ -101,3 +102,8 @@ async def install_engine(name: str, verbs: TheVerbs) -> StreamingResponse:
 @router.get("/schemas")
 def schemas() -> dict[str, dict[str, Any]]:
     return json_schemas()
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(verbs: TheVerbs) -> PlainTextResponse:
+    return PlainTextResponse(verbs.metrics.render(), media_type=CONTENT_TYPE.decode())
