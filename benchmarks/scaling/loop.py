@@ -37,6 +37,7 @@ from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.launch import LaunchSpec, Probe
 from hostler.spec.model import ModelSpec
 from hostler.spec.replica import ObservedNode
+from hostler.spec.resources import ScaleRequest
 from hostler.spec.snapshot import FeedMessage, Hello, Snapshot, SnapshotDelta
 from hostler.spec.states import ReplicaState
 from hostler.spec.version import ModelFacts, ModelVersion
@@ -249,7 +250,7 @@ async def measure_changes(
         replica_id = f"{name}-{replicas}"
         asked_at = time.perf_counter()
         answered: list[float] = []
-        verb = asyncio.create_task(verbs.scale(name, replicas=replicas))
+        verb = asyncio.create_task(verbs.scale(name, ScaleRequest(replicas=replicas)))
         verb.add_done_callback(lambda _: answered.append(time.perf_counter()))
         await verb
         started_at = await started.wait(replica_id)

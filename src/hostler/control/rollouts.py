@@ -279,7 +279,8 @@ def _told(name: str, before: Rollout, after: Rollout) -> list[NewEvent]:
             )
         )
 
-    if after.outcome == "going_on" and after.weight > before.weight and after.phase in ("step", "finishing"):
+    moved = after.weight > before.weight and after.phase in ("step", "finishing")
+    if after.outcome == "going_on" and moved and (after.phase == "step" or before.phase != after.phase):
         tell("RolloutStep", f"{after.weight * 100 // WHOLE}% of the requests go to revision {new}.")
     if after.switched_at is not None and before.switched_at is None and after.outcome == "going_on":
         tell("RolloutSwitched", f"All requests go to revision {new}; revision {old} is kept for a while.")
