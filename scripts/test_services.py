@@ -1,6 +1,6 @@
 """Installs the servers that the tests start: `python scripts/test_services.py`. Leaves what is there.
 
-Debian's redis-server, as root, with apt-get. The tests say what is missing if it cannot be installed.
+Debian's redis-server and Prometheus, as root, with apt-get. The tests say what is missing if it cannot be installed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import shutil
 import subprocess
 import sys
 
-PROGRAMS = {"redis-server": "redis-server"}
+PROGRAMS = {"redis-server": "redis-server", "prometheus": "prometheus", "promtool": "prometheus"}
 """The program, and its Debian package."""
 DEADLINE_S = 300.0
 
 
 def main() -> int:
-    missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
+    missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
     if not missing:
         return 0
     install = ["apt-get", "install", "--yes", "--no-install-recommends", "--quiet=2", *missing]

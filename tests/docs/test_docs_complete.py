@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, cast
 
 import click
@@ -229,6 +230,7 @@ def test_an_error_is_listed_with_its_code_status_and_exit_code(kind: type[errors
     assert wanted in listed, f"docs/errors.md lacks the row {' | '.join(wanted)}"
 
 
+@cache
 def codes_in_source() -> dict[str, str]:
     """Every code that is given literally, with its file: `code="..."` in a call, `default_code = "..."` in a class."""
     found: dict[str, str] = {}

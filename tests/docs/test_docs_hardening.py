@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 
 import pytest
 from doc_pages import ROOT, codes, rows, sections, text_of
@@ -12,6 +13,7 @@ PAGE = text_of("hardening.md")
 NAMED = sorted(code for code in codes(PAGE) if code.startswith("test_"))
 
 
+@cache
 def names_in(pattern: str) -> set[str]:
     """The names of the tests in files of `tests/gateway`."""
     return {

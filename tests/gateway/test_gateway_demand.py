@@ -169,7 +169,7 @@ def test_endpoints_that_are_gone_are_forgotten_once_their_end_was_told() -> None
     demands.sweep(endpoints=())
     assert demands.report({}, limiter=limiter, now=0.0)["a"].in_flight == 1
     demands["a"].answered(100, 0.3)
-    demands["a"].ended()
+    demands["a"].ended(100)
     assert demands.report({}, limiter=limiter, now=0.0)["a"].finished == 1
     demands.sweep(endpoints=("b",))
     assert dict(demands) == {}

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import click
 
 from hostler.cli.board import open_board
+from hostler.cli.following import EventTail
+from hostler.cli.following import follow as follow_events
 from hostler.cli.output import age, emit, print_fields, print_table
 from hostler.cli.session import Session, confirm, output_option, with_session
 from hostler.cli.timeline import print_rollout
 from hostler.cli.waiting import GRACE_S, wait_until_gone, wait_until_ready
-from hostler.spec.errors import Unavailable
 from hostler.spec.fields import format_bytes
 from hostler.spec.names import check_name
 from hostler.spec.resources import DeploymentResource, EventResource, ReplicaResource
 
-if TYPE_CHECKING:
-    from hostler.client import Client
-
 DESCRIBED_EVENTS = 10
 TIMELINE_EVENTS = 500
 """Among which those of a rollout are looked for."""
-FOLLOW_PAUSE_S = 0.5
-AWAY_ATTEMPTS = 60
 
 wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it is done.")
 
@@ -59,32 +54,24 @@ def events(session: Session, name: str | None, follow: bool, limit: int) -> None
     if name is not None:
         check_name(name)
     with session.client() as client:
-        found = client.events.list(name=name, limit=limit)
+        tail = EventTail(client, name)
+        found = tail.start(limit=limit)
         if not follow:
             empty = "No events yet."
             rows = [_event_row(one) for one in found]
             headers = ("AGE", "LEVEL", "WHAT", "REASON", "MESSAGE")
             emit(found, output=session.output, table=lambda: print_table(headers, rows, empty=empty))
             return
-        _follow(client, found, name=name, output=session.output, limit=limit)
+        _print_events(found, output=session.output)
+        for happened in follow_events(tail):
+            _print_events(happened, output=session.output)
 
 
-def _follow(client: Client, found: list[EventResource], *, name: str | None, output: str, limit: int) -> None:
-    """Print events as they happen, until it is interrupted or the platform stays away."""
-    after = 0
-    failures = 0
-    while True:
-        for one in found:
-            after = one.id
-            line = "  ".join(str(cell) for cell in (one.at.isoformat(timespec="seconds"), *_event_row(one)[1:]))
-            click.echo(one.model_dump_json() if output == "json" else line)
-        time.sleep(FOLLOW_PAUSE_S)
-        try:
-            found, failures = client.events.list(name=name, after=after, limit=limit), 0
-        except Unavailable:
-            found, failures = [], failures + 1
-            if failures >= AWAY_ATTEMPTS:
-                raise
+def _print_events(happened: Sequence[EventResource], *, output: str) -> None:
+    """A line for each event: JSON, or words for both other formats."""
+    for one in happened:
+        line = "  ".join(str(cell) for cell in (one.at.isoformat(timespec="seconds"), *_event_row(one)[1:]))
+        click.echo(one.model_dump_json() if output == "json" else line)
 
 
 @click.command()

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-_COLOURS = {
+STATE_COLOURS = {
     "Ready": "green",
     "ok": "green",
     "Failed": "red",
@@ -61,7 +61,7 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
 
 def coloured(word: str) -> str:
     """A state in its colour; click drops the colour where it is not shown."""
-    colour = _COLOURS.get(word)
+    colour = STATE_COLOURS.get(word)
     return click.style(word, fg=colour) if colour else word
 
 
@@ -91,5 +91,5 @@ def _rich_table(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     for header in headers:
         table.add_column(header)
     for row in cells:
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+        table.add_row(*(Text(cell, style=STATE_COLOURS.get(cell, "")) for cell in row))
     Console().print(table)

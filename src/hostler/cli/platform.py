@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hostler.cli.deployments import DEPLOYMENT_HEADERS, deployment_rows
+from hostler.cli.hosting import ended_by_signals
 from hostler.cli.output import age, emit, print_fields, print_table
 from hostler.cli.session import Session, home_option, output_option, with_session
+from hostler.cli.watching import watch as watch_platform
 from hostler.settings import load_settings
 from hostler.spec.fields import format_bytes
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from hostler.settings import Settings
     from hostler.spec.resources import DeploymentResource, GatewayResource, PlatformStatus
     from hostler.supervisor import PlatformInfo
+
+
+ANSWER_TIMEOUT_S = 5.0
+"""After which a control that hangs is told to be away."""
 
 
 @click.command()
@@ -70,10 +76,16 @@ def down(home: Path | None) -> None:
 
 
 @click.command()
+@click.option("-w", "--watch", is_flag=True, help="Go on showing it as it changes, until Ctrl-C.")
 @output_option
 @with_session
-def status(session: Session) -> None:
+def status(session: Session, watch: bool) -> None:
     """Show the platform and its deployments."""
+    if watch and session.output != "table":
+        raise click.UsageError("--watch is for people; `hostler events --follow -o json` is for programs.")
+    if watch:
+        with session.client(timeout_s=ANSWER_TIMEOUT_S) as client, ended_by_signals():
+            watch_platform(client)
     with session.client() as client:
         platform = client.status()
         deployments = client.deployments.list()

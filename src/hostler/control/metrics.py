@@ -19,6 +19,9 @@ _ALL = "All"
 
 WANTED = Metric("hostler_control_wanted_replicas", "gauge", "Replicas that should run.", ("deployment",))
 READY = Metric("hostler_control_ready_replicas", "gauge", "Replicas that serve.", ("deployment",))
+RESTARTS = Metric(
+    "hostler_control_restarts_total", "counter", "Replicas that failed and were replaced.", ("deployment",)
+)
 DECISIONS = Metric(
     "hostler_control_scaling_decisions_total",
     "counter",
@@ -35,7 +38,7 @@ START_PHASES = Metric(
     ("phase",),
     _BOUNDS,
 )
-METRICS = (WANTED, READY, DECISIONS, COLD_STARTS, START_PHASES)
+METRICS = (WANTED, READY, RESTARTS, DECISIONS, COLD_STARTS, START_PHASES)
 
 
 @dataclass(slots=True)
@@ -70,13 +73,15 @@ class Metrics:
 
     def _lines(self) -> Iterator[str]:
         with self._context.database.reading() as connection:
-            wanted = {record.name: record.wanted for record in deployments.all_of(connection)}
+            records = deployments.all_of(connection)
             replicas = deployments.all_replicas(connection)
+        wanted = {record.name: record.wanted for record in records}
+        restarts = {record.name: record.restarts for record in records}
         ready = dict.fromkeys(wanted, 0)
         for replica in replicas:
             if replica.state is ReplicaState.READY and replica.deployment in ready:
                 ready[replica.deployment] += 1
-        for metric, counts in ((WANTED, wanted), (READY, ready)):
+        for metric, counts in ((WANTED, wanted), (READY, ready), (RESTARTS, restarts)):
             yield metric.header()
             yield from (metric.sample(name, value=count) for name, count in counts.items())
         decisions = sorted(self._context.fleets.decisions.items())

@@ -75,7 +75,7 @@ class Platform:
         """Events, oldest first: those after the id `after`, or else the newest `limit`. Blocks on the database."""
         if not 1 <= limit <= MAX_EVENTS:
             raise InvalidRequest(f"limit: {limit} is out of range.", hint=f"Use 1 to {MAX_EVENTS}.", param="limit")
-        with self.context.database.transaction() as connection:
+        with self.context.database.reading() as connection:
             found = events.read(connection, kind=kind, name=name, after=after, limit=limit)
         return [
             EventResource(

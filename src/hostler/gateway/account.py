@@ -292,7 +292,7 @@ class Account:
             answered = self._status and self.outcome == "ok"
             self._demand.ended_at_once(self._prompt_bytes, now - self._started_at if answered else -1.0)
         else:
-            self._demand.ended()
+            self._demand.ended(self._prompt_bytes)
         if self._meter is not None:
             self._meter.forget()
         if self._reservation is not None:

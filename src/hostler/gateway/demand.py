@@ -14,19 +14,22 @@ _BUCKETS: Final = len(TTFT_BOUNDS_S) + 1
 
 
 class Demand:
-    """Of one endpoint. What is counted since the last report starts over with each."""
+    """Of one endpoint. Counts grow for ever and a report tells how much, so that a request changes few of them."""
 
     __slots__ = (
         "_arrived",
+        "_arrived_before",
         "_arrived_bytes",
+        "_arrived_bytes_before",
         "_demands",
-        "_finished",
+        "_ended",
+        "_ended_before",
+        "_ended_bytes",
+        "_going_on",
+        "_going_on_bytes",
         "_peak",
         "_told",
         "_ttft",
-        "_unanswered",
-        "_unanswered_bytes",
-        "_work",
         "name",
     )
 
@@ -35,13 +38,13 @@ class Demand:
         self._demands = demands
         self._told = False
         """Whether the next report has it."""
-        self._work = 0
         self._peak = 0
-        self._arrived = 0
-        self._arrived_bytes = 0
-        self._finished = 0
-        self._unanswered = 0
-        self._unanswered_bytes = 0
+        self._arrived = self._arrived_before = 0
+        self._arrived_bytes = self._arrived_bytes_before = 0
+        self._ended = self._ended_before = 0
+        self._ended_bytes = 0
+        self._going_on = self._going_on_bytes = 0
+        """Of requests that are answered and have not ended."""
         self._ttft = [0] * _BUCKETS
 
     def came(self, prompt_bytes: int) -> None:
@@ -49,55 +52,57 @@ class Demand:
         if not self._told:
             self._told = True
             self._demands.told.append(self)
-        self._arrived += 1
         self._arrived_bytes += prompt_bytes
-        self._unanswered += 1
-        self._unanswered_bytes += prompt_bytes
-        self._work = work = self._work + 1
+        self._arrived = arrived = self._arrived + 1
+        work = arrived - self._ended
         if work > self._peak:  # noqa: PLR1730 - `max` takes three times as long
             self._peak = work
 
     def answered(self, prompt_bytes: int, after_s: float) -> None:
         """The first bytes of the answer are there, and it goes on."""
-        self._unanswered -= 1
-        self._unanswered_bytes -= prompt_bytes
+        self._going_on += 1
+        self._going_on_bytes += prompt_bytes
         self._ttft[bisect_left(TTFT_BOUNDS_S, after_s)] += 1
 
-    def ended(self) -> None:
+    def ended(self, prompt_bytes: int) -> None:
         """A request is over that was answered."""
-        self._work -= 1
-        self._finished += 1
+        self._ended += 1
+        self._ended_bytes += prompt_bytes
+        self._going_on -= 1
+        self._going_on_bytes -= prompt_bytes
 
     def ended_at_once(self, prompt_bytes: int, after_s: float) -> None:
         """A request is over with the first bytes of its answer, or without any: then `after_s` is negative."""
-        self._work -= 1
-        self._finished += 1
-        self._unanswered -= 1
-        self._unanswered_bytes -= prompt_bytes
+        self._ended += 1
+        self._ended_bytes += prompt_bytes
         if after_s >= 0.0:
             self._ttft[bisect_left(TTFT_BOUNDS_S, after_s)] += 1
 
     def report(self, queue: Queue | None, *, limiter: Limiter, now: float) -> EndpointLoad:
         """What is to be told at `now`; begins anew what is counted from report to report."""
         queued = len(queue) if queue is not None else 0
+        work = self._arrived - self._ended
+        arrived = self._arrived - self._arrived_before
+        arrived_bytes = self._arrived_bytes - self._arrived_bytes_before
+        unanswered = work - self._going_on
+        unanswered_bytes = self._arrived_bytes - self._ended_bytes - self._going_on_bytes
         load = EndpointLoad(
-            in_flight=self._work - queued,
+            in_flight=work - queued,
             queued=queued,
             peak=self._peak,
-            arrived=self._arrived,
-            arrived_tokens=_tokens(limiter, self.name, requests=self._arrived, prompt_bytes=self._arrived_bytes),
-            finished=self._finished,
-            unanswered=max(0, self._unanswered - queued),
-            unanswered_tokens=_tokens(
-                limiter, self.name, requests=self._unanswered, prompt_bytes=self._unanswered_bytes
-            ),
+            arrived=arrived,
+            arrived_tokens=_tokens(limiter, self.name, requests=arrived, prompt_bytes=arrived_bytes),
+            finished=self._ended - self._ended_before,
+            unanswered=max(0, unanswered - queued),
+            unanswered_tokens=_tokens(limiter, self.name, requests=unanswered, prompt_bytes=unanswered_bytes),
             queue_delay_s=queue.oldest_s(now) if queue is not None else 0.0,
             ttft_counts=tuple(self._ttft) if any(self._ttft) else (),
         )
-        self._peak = self._work
-        self._arrived = self._arrived_bytes = self._finished = 0
+        self._peak = work
+        self._arrived_before, self._arrived_bytes_before = self._arrived, self._arrived_bytes
+        self._ended_before = self._ended
         self._ttft = [0] * _BUCKETS
-        self._told = self._work > 0
+        self._told = work > 0
         return load
 
     @property

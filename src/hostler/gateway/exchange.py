@@ -136,7 +136,8 @@ class Exchange(Holding):
             if front.refuses_unrecorded:
                 self._account.check_room()
             # Nobody overtakes those who wait.
-            pool = self._choose(endpoint) if endpoint.name not in front.waiting.queues else None
+            queues = front.waiting.queues
+            pool = None if queues and endpoint.name in queues else self._choose(endpoint)
             if pool is None:
                 self._hold()
                 return

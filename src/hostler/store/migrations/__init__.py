@@ -20,14 +20,18 @@ def configuration() -> Config:
     return config
 
 
+def known_revisions() -> set[str]:
+    """Every migration this version has."""
+    return {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
+
+
 def upgrade(engine: Engine, found: str, path: Path) -> None:
     """Bring the database from revision `found` to the newest, in one transaction.
 
     Raises `HostlerError` if `found` is a revision this version does not know: a newer Hostler wrote it.
     """
     config = configuration()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found not in known:
+    if found not in known_revisions():
         raise HostlerError(
             f"{path} was written by a newer Hostler (schema {found}).",
             hint="Install that version again, or use another --home.",
