@@ -13,8 +13,9 @@ from pathlib import Path
 from benchmarks.gateway.machine import processor
 from benchmarks.scaling.part import ROOT, Data, Part
 from benchmarks.scaling.policies import POLICIES
+from benchmarks.scaling.wake import WAKE
 
-PARTS: tuple[Part, ...] = (POLICIES,)
+PARTS: tuple[Part, ...] = (POLICIES, WAKE)
 """In the order of the page."""
 
 

@@ -42,6 +42,7 @@ from hostler.spec.snapshot import FeedMessage, Hello, Snapshot, SnapshotDelta
 from hostler.spec.states import ReplicaState
 from hostler.spec.version import ModelFacts, ModelVersion
 from hostler.store import deployments
+from hostler.store.database import Database
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 from hostler.wiring import build_context, feed_token
 
@@ -208,7 +209,9 @@ async def measure(count: int, home: Path) -> None:
     settings.paths.create()
     started, routed = Watch(), Watch()
     backend = WatchedBackend(started)
-    context = replace(await build_context(settings), backend=backend)
+    context = replace(
+        await build_context(settings, Database(settings.paths.database), may_act=lambda: True), backend=backend
+    )
     names = [f"d{number:05d}" for number in range(count)]
     seed(context, names)
     await start_all(backend, names)

@@ -20,15 +20,23 @@ class DetachedProcess:
 
     @classmethod
     def start(
-        cls, argv: Sequence[str], *, env: Mapping[str, str], log: Path, hold_sigterm: bool = False
+        cls,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        hold_sigterm: bool = False,
+        stdin: int | None = None,
     ) -> DetachedProcess:
-        """Start `argv` with no input and its output appended to `log`.
+        """Start `argv` with its output appended to `log`, and with no input or the descriptor `stdin`.
 
         With `hold_sigterm` it starts with SIGTERM blocked, so that one sent before it is ready to handle it waits
         instead of killing; the program has to unblock it.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        actions = [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
+        actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0) if stdin is None else (os.POSIX_SPAWN_DUP2, stdin, 0)
+        ]
         actions += [(os.POSIX_SPAWN_OPEN, output, str(log), flags, 0o600) for output in _OUTPUTS]
         return cls(
             os.posix_spawn(

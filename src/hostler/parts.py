@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import psutil
 
 POLL_S = 0.05
-_MODULES = ("hostler.supervisor", "hostler.gateway", "hostler.wiring", "hostler.runner")
+_MODULES = ("hostler.supervisor", "hostler.gateway", "hostler.wiring", "hostler.runner.fork_server", "hostler.runner")
 PROBE_TIMEOUT_S = 1.0
 
 

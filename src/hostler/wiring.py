@@ -158,6 +158,7 @@ async def _act(settings: Settings, database: Database, leadership: Leadership, s
     """Be the control plane until `stopping` is set."""
     import uvicorn
 
+    from hostler.backends.backend import Prepares
     from hostler.control.autoscaler import Autoscaler
     from hostler.control.deployments import Deployments
     from hostler.control.engines import Engines
@@ -178,6 +179,9 @@ async def _act(settings: Settings, database: Database, leadership: Leadership, s
     async with AsyncExitStack() as stack:
         listener = stack.enter_context(listening_socket(settings.host, settings.api_port, flag="--api-port"))
         context = await build_context(settings, database, may_act=lambda: leadership.valid)
+        if isinstance(context.backend, Prepares):
+            context.backend.prepare()
+            stack.callback(context.backend.close)
         publisher = Publisher(context)
         reconciler = Reconciler(context, publisher)
         keys = Keys(context)

@@ -97,10 +97,18 @@ class FakeHarness:
 
 
 class LocalHarness:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, prepared: bool = False) -> None:
         self._home = Home(root / "home")
         self._home.create()
-        self.backend: Backend = LocalBackend(self._home)
+        self._prepared = prepared
+        self._local = self._made()
+        self.backend: Backend = self._local
+
+    def _made(self) -> LocalBackend:
+        made = LocalBackend(self._home)
+        if self._prepared:
+            made.prepare()
+        return made
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -122,7 +130,8 @@ class LocalHarness:
         os.kill(replica.status.engine.pid, signal.SIGKILL)
 
     def again(self) -> None:
-        self.backend = LocalBackend(self._home)
+        self._local.close()
+        self.backend = self._local = self._made()
 
     async def close(self) -> None:
         for replica in await self.backend.list():
@@ -136,3 +145,4 @@ class LocalHarness:
             return not any(replica.runner_alive or replica.engine_alive for replica in replicas)
 
         await self.until(none_lives)
+        self._local.close()

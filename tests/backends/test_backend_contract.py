@@ -13,9 +13,10 @@ from hostler.spec.replica import ObservedReplica
 from hostler.spec.states import ReplicaState
 
 
-@pytest.fixture(params=["fake", "local"])
+@pytest.fixture(params=["fake", "local", "local, prepared"])
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
-    made: Harness = FakeHarness() if request.param == "fake" else LocalHarness(tmp_path)
+    backend: str = request.param
+    made = FakeHarness() if backend == "fake" else LocalHarness(tmp_path, prepared=backend != "local")
     yield made
     await made.close()
 

@@ -18,8 +18,13 @@ from hostler.spec.launch import LaunchFile, Probe, StopOrder, WarmupRequest
 from hostler.spec.states import ReplicaState
 
 
-def test_a_replica_passes_every_phase_and_says_how_long_each_took(replica: Replica) -> None:
+def test_a_replica_that_has_nothing_to_warm_up_with_is_ready_once_it_has_started(replica: Replica) -> None:
     replica.launch()
+    assert set(replica.reach(ReplicaState.READY).phases) == {"Pending", "Pulling", "Starting"}
+
+
+def test_a_replica_passes_every_phase_and_says_how_long_each_took(replica: Replica) -> None:
+    replica.launch(warmup=(WarmupRequest("/health"),))
     status = replica.reach(ReplicaState.READY)
     assert status.runner is not None
     assert status.runner.pid == replica.runners[0].pid

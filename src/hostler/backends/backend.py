@@ -67,6 +67,19 @@ class LooksUp(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A backend that starts replicas faster once it has been prepared."""
+
+    def prepare(self) -> None:
+        """Have ready what it takes; returns at once. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Undo it; replicas go on. Idempotent."""
+        ...
+
+
+@runtime_checkable
 class KeepsVersions(Protocol):
     """A backend that keeps versions as folders for engines to open."""
 

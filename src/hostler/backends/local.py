@@ -20,8 +20,8 @@ import msgspec
 from hostler.backends.log_follower import follow as follow_log
 from hostler.backends.log_follower import last_lines
 from hostler.backends.node import NodeReader
+from hostler.backends.runners import RunnerProcess, Runners
 from hostler.backends.tree_memory import TreeMemory, tree_memory
-from hostler.detached import DetachedProcess
 from hostler.processes import is_alive
 from hostler.settings import Home
 from hostler.spec.launch import Assignment, LaunchSpec, StopOrder
@@ -45,8 +45,8 @@ class LocalBackend:
 
     def __init__(self, home: Home, *, python: str = sys.executable) -> None:
         self._home = home
-        self._python = python
-        self._spawned: dict[str, DetachedProcess] = {}
+        self._runners = Runners(home, python=python)
+        self._spawned: dict[str, RunnerProcess] = {}
         self._statuses: dict[str, tuple[tuple[int, int], ReplicaStatus]] = {}
         self._launches: dict[str, Assignment] = {}
         self._memory: dict[str, tuple[float, TreeMemory]] = {}
@@ -54,6 +54,14 @@ class LocalBackend:
         self._tasks: set[asyncio.Task[None]] = set()
         # Its own, so that uploads and the like keep no replica waiting.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="local-backend")
+
+    def prepare(self) -> None:
+        """Have a process ready that starts runners fast, until `close`. Idempotent."""
+        self._runners.prepare()
+
+    def close(self) -> None:
+        """Let that process end. Idempotent."""
+        self._runners.close()
 
     async def start(self, replica_id: str, launch: LaunchSpec) -> None:
         """See to it that the runner of `replica_id` runs; what was launched first stays."""
@@ -148,15 +156,7 @@ class LocalBackend:
             self._spawn(replica_id)
 
     def _spawn(self, replica_id: str) -> None:
-        folder = self._folder(replica_id)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("HOSTLER_")}
-        self._spawned[replica_id] = DetachedProcess.start(
-            # -P: nothing in the current folder may stand in for a module.
-            [self._python, "-P", "-m", "hostler.runner", str(folder.absolute())],
-            env=environment,
-            log=folder / "runner.log",
-            hold_sigterm=True,
-        )
+        self._spawned[replica_id] = self._runners.start(self._folder(replica_id))
 
     def _stop(self, replica_id: str, grace_s: float) -> None:
         folder = self._folder(replica_id)

@@ -2,7 +2,7 @@
 
     Pulling      files linked into a view, Python environment made
     Starting     engine started on a free port, probed until it answers 200
-    WarmingUp    warm-up requests answered 2xx
+    WarmingUp    warm-up requests answered 2xx, if the card has any
     Ready        engine watched: its end, its silence, its log's size
     Draining     SIGTERM to the engine's group, SIGKILL at the deadline
     Stopped      ended because it was asked to
@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hostler.processes import is_alive, reference
 from hostler.runner import environment, exchange, launching, logfile, processes
@@ -192,9 +193,14 @@ class Replica:
 
     def _start(self) -> None:
         probe = self._launch.readiness
-        self._report.enter(ReplicaState.STARTING, reason=_LAUNCHING, timeout_s=probe.timeout_s)
         for attempt in range(1, LAUNCH_ATTEMPTS + 1):
             log_start = _size(self._folder.engine_log)
+            place: dict[str, Any] = {"host": launching.HOST, "port": launching.free_port(), "engine": None}
+            # Written before there is an engine: a runner that dies right here leaves word that there may be one.
+            if attempt == 1:
+                self._report.enter(ReplicaState.STARTING, reason=_LAUNCHING, timeout_s=probe.timeout_s, **place)
+            else:
+                self._report.update(reason=_LAUNCHING, **place)
             self._launch_engine()
             try:
                 self._until_ready()
@@ -208,10 +214,9 @@ class Replica:
         self._warm_up()
 
     def _launch_engine(self) -> None:
-        port = launching.free_port()
         places = {
             "host": launching.HOST,
-            "port": str(port),
+            "port": str(self.status.port),
             "model_dir": str(self._view),
             "python": str(self._python),
         }
@@ -224,8 +229,6 @@ class Replica:
         )
         argv = [launching.fill(part, places) for part in self._launch.argv]
         argv[0] = launching.find_program(argv[0], path=variables.get("PATH"), folder=self._view)
-        # Written before there is an engine, so that a runner that dies right here leaves word that there may be one.
-        self._report.update(reason=_LAUNCHING, host=launching.HOST, port=port, engine=None)
         try:
             self._engine = EngineProcess.start(
                 argv, env=variables, folder=self._view, log=self._folder.engine_log, mark=self._mark
@@ -274,7 +277,8 @@ class Replica:
 
     def _warm_up(self) -> None:
         launch = self._launch
-        if self.status.state is not ReplicaState.WARMING_UP:
+        # A state that nothing is done in is not told of: each costs who waits for the replica some milliseconds.
+        if launch.warmup and self.status.state is not ReplicaState.WARMING_UP:
             self._report.enter(ReplicaState.WARMING_UP, timeout_s=launch.warmup_timeout_s)
         for warmup in launch.warmup:
             try:

@@ -40,6 +40,12 @@ class Signals:
         # Whoever started this process may have blocked it, so that none is lost before this point.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
 
+    def close(self) -> None:
+        """Leave the descriptors to the process that this one was forked from; another `Signals` has to follow."""
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)
+
     def wait(self, timeout_s: float, *, descriptors: dict[int, int]) -> set[int]:
         """Wait for a signal, for one of `descriptors` (poll events by descriptor), or for the time to pass.
 
