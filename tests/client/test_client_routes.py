@@ -43,6 +43,7 @@ KEY = {
     "revoked_at": None,
 }
 MODEL: dict[str, Any] = {"name": "chat", "description": "", "task": "chat", "aliases": {}, "versions": []}
+DIFF = {"name": "chat", "exists": True, "changes": [], "new_revision": True, "revision": 2, "course": ""}
 ENGINE: dict[str, Any] = {"name": "vllm", "installed": True}
 
 
@@ -63,6 +64,9 @@ def test_every_noun_speaks_its_routes(platform: Platform, client: Client) -> Non
         ("POST", "/deployments/chat/scale", DEPLOYMENT, 200),
         ("POST", "/deployments/chat/stop", DEPLOYMENT, 200),
         ("POST", "/deployments/chat/start", DEPLOYMENT, 200),
+        ("POST", "/deployments/chat/promote", DEPLOYMENT, 200),
+        ("POST", "/deployments/chat/rollback", DEPLOYMENT, 200),
+        ("POST", "/deployments/chat/diff", DIFF, 200),
         ("GET", "/models", [MODEL], 200),
         ("GET", "/models/chat", MODEL, 200),
         ("DELETE", "/models/chat", b"", 204),
@@ -87,6 +91,9 @@ def test_every_noun_speaks_its_routes(platform: Platform, client: Client) -> Non
     client.deployments.scale("chat", 3)
     client.deployments.stop("chat")
     client.deployments.start("chat")
+    client.deployments.promote("chat")
+    client.deployments.rollback("chat", to=3)
+    assert client.deployments.diff(DeploymentSpec(name="chat", model="chat")).revision == 2
     assert client.models.list()[0].task == "chat"
     assert client.models.get("chat").name == "chat"
     client.models.delete("chat")
@@ -104,7 +111,15 @@ def test_every_noun_speaks_its_routes(platform: Platform, client: Client) -> Non
     client.engines.remove("vllm")
     assert client.schemas() == {"model": {}}
     bodies = [request.json() for request in platform.requests if request.body]
-    assert bodies == [{"replicas": 3}, {"version": "latest"}, {"name": "ci"}, {"value": "value"}, {"path": "/opt/vllm"}]
+    assert bodies == [
+        {"replicas": 3},
+        {"to": 3},
+        {"name": "chat", "model": "chat"},
+        {"version": "latest"},
+        {"name": "ci"},
+        {"value": "value"},
+        {"path": "/opt/vllm"},
+    ]
 
 
 def test_limits_send_what_is_given_and_none_takes_one_away(platform: Platform, client: Client) -> None:

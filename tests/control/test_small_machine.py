@@ -24,6 +24,11 @@ from hostler.store import deployments, scaling, small_machines
 
 GIB = 2**30
 RESIDENCY_S = 20.0
+AUTOSCALED: dict[str, Any] = {
+    "autoscale": {"min_replicas": 0},
+    "min_residency_seconds": RESIDENCY_S,
+    "drain_seconds": 600,
+}
 
 
 class SmallMachine(ControlUnderTest):
@@ -33,13 +38,7 @@ class SmallMachine(ControlUnderTest):
 
     async def model(self, name: str, **spec: Any) -> None:
         """A deployment that sleeps, with an endpoint of its own."""
-        fields = {
-            "autoscale": {"min_replicas": 0},
-            "resources": {"memory": "2Gi"},
-            "min_residency_seconds": RESIDENCY_S,
-            "drain_seconds": 600,
-            **spec,
-        }
+        fields = {**AUTOSCALED, "resources": {"memory": "2Gi"}, **spec}
         await self.deploy(name, **fields)
         await self.want(name, 0)
 
@@ -360,3 +359,54 @@ async def test_a_stated_need_is_taken_at_its_word_until_more_was_seen(machine: S
     assert found.memory is not None
     assert found.memory.stated
     assert found.memory_estimate_bytes == GIB
+
+
+async def test_a_change_must_fit_beside_what_runs_as_its_strategy_has_it(machine: SmallMachine) -> None:
+    fields: dict[str, Any] = {"resources": {"memory": "1Gi"}, "replicas": 2}
+    await machine.deploy("a", **fields)
+    await machine.rounds()
+    with pytest.raises(InsufficientMemory, match=r"2 replicas need about 2\.0 GiB of memory and 1\.0 GiB is free"):
+        await machine.deploy("a", **fields, args=["--two"], update={"strategy": "blue_green"})
+    await machine.deploy("a", **fields, args=["--two"])
+    await machine.rounds(60)
+    found = await machine.get("a")
+    assert found.rollout is not None
+    assert (found.rollout.outcome, found.revision, found.ready) == ("done", 2, 2)
+
+
+async def test_going_back_to_what_needs_more_than_is_free_is_refused(machine: SmallMachine) -> None:
+    await machine.deploy("a", resources={"memory": "2Gi"})
+    await machine.rounds()
+    await machine.deploy("a", resources={"memory": "1Gi"})
+    await rounds(machine, 12)
+    await machine.deploy("b", resources={"memory": "1536Mi"})
+    await rounds(machine, 4)
+    with pytest.raises(InsufficientMemory, match=r"A replica needs about 2\.0 GiB of memory and 512\.0 MiB is free"):
+        await machine.verbs.deployments.rollback("a")
+    assert (await machine.get("a")).revision == 2
+
+
+async def test_an_eviction_ends_a_rollout_and_a_request_wakes_the_new_revision(machine: SmallMachine) -> None:
+    fields: dict[str, Any] = {
+        "resources": {"memory": "1Gi"},
+        "update": {"strategy": "blue_green", "keep_seconds": 3600},
+    }
+    await machine.model("a", **fields)
+    await machine.model("b", resources={"memory": "3Gi"})
+    await machine.wake("a")
+    await machine.rounds()
+    await machine.report()
+    await machine.deploy("a", **(fields | AUTOSCALED), args=["--two"])
+    await rounds(machine, 10)
+    assert sorted(one.revision for one in (await machine.get("a")).replicas) == [1, 2]
+    machine.clock.forward(300)
+    await machine.wake("b")
+    await rounds(machine, 20)
+    assert await machine.states("b") == [ReplicaState.READY]
+    found = await machine.get("a")
+    assert found.rollout is not None
+    assert (found.replicas, found.reason, found.rollout.outcome, found.revision) == ((), "Evicted", "done", 2)
+    machine.clock.forward(300)
+    await machine.wake("a")
+    await rounds(machine, 20)
+    assert [(one.revision, one.state) for one in (await machine.get("a")).replicas] == [(2, ReplicaState.READY)]

@@ -70,7 +70,7 @@ def test_a_deployment_comes_back_as_it_was_saved(database: Database) -> None:
     with database.transaction() as connection:
         assert deployments.get(connection, "chat") == RECORD
         assert deployments.all_of(connection) == [RECORD]
-        assert deployments.name_at_endpoint(connection, "chat") == "chat"
+        assert deployments.names_at_endpoint(connection, "chat") == ["chat"]
         assert deployments.revisions_of(connection, "chat") == {1: TEMPLATE}
         assert deployments.replicas_of(connection, "chat") == [REPLICA]
         assert deployments.version_digests_in_use(connection) == {TEMPLATE.digest: "chat"}

@@ -11,6 +11,7 @@ from hostler.cli.autoscaling import autoscale_from_flags, autoscale_options
 from hostler.cli.board import open_board
 from hostler.cli.output import emit
 from hostler.cli.publish import build_source, push, read_target, registry_of
+from hostler.cli.rollouts import print_diff
 from hostler.cli.session import Session, duration_s, output_option, with_session
 from hostler.cli.waiting import GRACE_S, wait_until_ready
 from hostler.spec.deployment import DeploymentSpec
@@ -20,17 +21,21 @@ from hostler.spec.fields import format_bytes
 from hostler.spec.limits import Balance, Limits
 from hostler.spec.model import Source
 from hostler.spec.names import ModelRef, short_digest, suggest_name
+from hostler.spec.rollout import Strategy
 
 if TYPE_CHECKING:
     from hostler.cli.board import Board
     from hostler.client import Client
-    from hostler.spec.resources import DeploymentResource
+    from hostler.spec.resources import DeploymentResource, DiffResource
 
 
 @click.command()
 @click.argument("model")
 @click.option("--name", help="Name of the deployment; the model's name if left out.")
 @click.option("--endpoint", help="Name clients call; the deployment's name if left out.")
+@click.option(
+    "--weight", type=click.IntRange(1, 1000), metavar="N", help="Share the endpoint: its part of the requests."
+)
 @click.option("--replicas", type=click.IntRange(0, 1000), help="How many copies run.")
 @autoscale_options
 @click.option("--engine", help="Engine instead of the one chosen from the files.")
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
 @click.option("--tpm", type=click.IntRange(1), metavar="N", help="Most tokens a minute, of all keys together.")
 @click.option("--max-concurrency", type=click.IntRange(1), metavar="N", help="Most requests at the same time.")
 @click.option("--balance", type=click.Choice(get_args(Balance)), help="How a replica is chosen for a request.")
+@click.option("--strategy", type=click.Choice(get_args(Strategy)), help="How a change replaces replicas.")
 @click.option("--allow", multiple=True, metavar="WORD", help="Let the scan pass pickle, remote-code, code or links.")
 @click.option("--force", is_flag=True, help="Start although the memory estimate says that it does not fit.")
 @click.option("--dry-run", is_flag=True, help="Check and deploy nothing; a folder, file or repository is still pushed.")
@@ -60,12 +66,13 @@ def deploy(session: Session, model: str, allow: tuple[str, ...], dry_run: bool, 
         reference = publish_target(session, client, target, allow=allow, board=board)
         spec = spec_from_flags(reference, **flags)
         deployment = client.deployments.apply(spec, dry_run=dry_run)
+        change = client.deployments.diff(spec) if dry_run else None
         if dry_run and isinstance(target, Source):
             click.echo(f"note: {reference} is pushed, and is the latest; no deployment is changed", err=True)
         if wait and not dry_run:
             timeout_s = spec.start_timeout_seconds + GRACE_S
             deployment = wait_until_ready(client, spec.name, board=board, timeout_s=timeout_s)
-    emit(deployment, output=session.output, table=lambda: _summary(session, deployment, dry_run=dry_run))
+    emit(deployment, output=session.output, table=lambda: _summary(session, deployment, change))
 
 
 def publish_target(
@@ -102,6 +109,7 @@ def spec_from_flags(reference: ModelRef, **flags: Any) -> DeploymentSpec:
         "name": name,
         "model": str(reference),
         "endpoint": flags.get("endpoint"),
+        "weight": flags.get("weight"),
         "replicas": flags.get("replicas"),
         "autoscale": autoscale_from_flags(flags),
         "replica_concurrency": flags.get("replica_concurrency"),
@@ -114,6 +122,7 @@ def spec_from_flags(reference: ModelRef, **flags: Any) -> DeploymentSpec:
         "start_timeout_seconds": duration_s(start_timeout) if start_timeout else None,
         "limits": limits or None,
         "balance": flags.get("balance"),
+        "update": {"strategy": flags["strategy"]} if flags.get("strategy") is not None else None,
         "force": True if flags.get("force") else None,
     }
     return validated(DeploymentSpec, {field: value for field, value in wanted.items() if value is not None})
@@ -130,14 +139,17 @@ def environment_of(pairs: tuple[str, ...]) -> dict[str, str]:
     return variables
 
 
-def _summary(session: Session, deployment: DeploymentResource, *, dry_run: bool) -> None:
+def _summary(session: Session, deployment: DeploymentResource, change: DiffResource | None) -> None:
+    """What was deployed; or what would be, if there is a `change` that was not made."""
     name = deployment.name
-    if dry_run:
+    if change is not None:
         verb = "would change" if deployment.changed else "would stay as it is"
         memory = deployment.memory_estimate_bytes
         told = f" ({deployment.memory.told()})" if deployment.memory is not None else ""
         need = f", about {format_bytes(memory)} of memory a replica{told}" if memory else ""
         click.echo(f"{name} {verb}: {deployment.model} on {deployment.engine}{need}.")
+        if change.exists and change.changes:
+            print_diff([change])
         return
     click.echo(f"{name} is {deployment.state.value}: {deployment.model} on {deployment.engine}.")
     click.echo(f"  {deployment.engine_reason}")

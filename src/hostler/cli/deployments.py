@@ -12,12 +12,15 @@ from hostler.cli.following import EventTail
 from hostler.cli.following import follow as follow_events
 from hostler.cli.output import age, emit, print_fields, print_table
 from hostler.cli.session import Session, confirm, output_option, with_session
+from hostler.cli.timeline import print_rollout
 from hostler.cli.waiting import GRACE_S, wait_until_gone, wait_until_ready
 from hostler.spec.fields import format_bytes
 from hostler.spec.names import check_name
 from hostler.spec.resources import DeploymentResource, EventResource, ReplicaResource
 
 DESCRIBED_EVENTS = 10
+TIMELINE_EVENTS = 500
+"""Among which those of a rollout are looked for."""
 
 wait_option = click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it is done.")
 
@@ -31,12 +34,13 @@ def describe(session: Session, name: str) -> None:
     check_name(name)
     with session.client() as client:
         deployment = client.deployments.get(name)
-        happened = client.events.list(kind="deployment", name=name, limit=DESCRIBED_EVENTS)
+        told = client.events.list(kind="deployment", name=name, limit=TIMELINE_EVENTS)
+    happened = told[-DESCRIBED_EVENTS:]
     if session.output != "table":
         plain = deployment.model_dump(mode="json") | {"events": [one.model_dump(mode="json") for one in happened]}
         emit(plain, output=session.output, table=lambda: None)
         return
-    _describe(deployment, happened)
+    _describe(deployment, happened, told)
 
 
 @click.command()
@@ -195,7 +199,7 @@ def _told(session: Session, deployment: DeploymentResource) -> None:
     emit(deployment, output=session.output, table=lambda: click.echo(line))
 
 
-def _describe(deployment: DeploymentResource, happened: list[EventResource]) -> None:
+def _describe(deployment: DeploymentResource, happened: list[EventResource], told: list[EventResource]) -> None:
     print_fields(
         [
             ("deployment", deployment.name),
@@ -216,7 +220,11 @@ def _describe(deployment: DeploymentResource, happened: list[EventResource]) -> 
     if deployment.replicas:
         click.echo()
         rows = [_replica_row(one) for one in deployment.replicas]
-        print_table(("REPLICA", "STATE", "SINCE", "MEMORY", "IN FLIGHT", "PHASES", "MESSAGE"), rows, empty="")
+        print_table(
+            ("REPLICA", "REVISION", "STATE", "SINCE", "MEMORY", "IN FLIGHT", "PHASES", "MESSAGE"), rows, empty=""
+        )
+    if deployment.rollout is not None:
+        print_rollout(deployment.rollout, told)
     for one in deployment.replicas:
         if one.state.value == "Failed" and one.log_tail:
             click.echo(f"\nThe last lines of {one.id}:")
@@ -257,6 +265,7 @@ def _replica_row(one: ReplicaResource) -> tuple[object, ...]:
     phases = ", ".join(f"{phase} {seconds:.1f}s" for phase, seconds in one.phases.items())
     return (
         one.id,
+        one.revision,
         one.state.value,
         age(one.since),
         _bytes(one.memory_bytes),

@@ -42,12 +42,14 @@ def wait_until_all_ready(
 ) -> dict[str, DeploymentResource]:
     """Deployments by name, once every one has all its replicas ready; `timeouts_s` has the seconds each may take.
 
-    A replica that is pulling has a deadline of the platform's own, and is waited for past these seconds.
+    A replica that is pulling and a rollout have deadlines of the platform's own, and are waited for past these seconds.
+    A rollout that is rolled back has failed.
     The first that fails ends the wait: `DeploymentFailed` with the reason, after printing the engine's last lines, or
     `DeadlineExceeded`; the deployments go on then. A control that is away is waited for, for `AWAY_S` seconds.
     """
     started = time.monotonic()
     last: dict[str, DeploymentResource] = {}
+    revisions: dict[str, int] = {}
     ready: dict[str, DeploymentResource] = {}
     seen_at = started
     pause_s = FIRST_PAUSE_S
@@ -61,9 +63,10 @@ def wait_until_all_ready(
                 board.show(name, last[name].state.value, "the platform's control is away")
                 continue
             seen_at = time.monotonic()
+            _check_rolled_out(last[name], revisions.setdefault(name, last[name].revision))
             if _settled(last[name], board):
                 ready[name] = last[name]
-            elif seen_at - started >= timeouts_s[name] and not _is_pulling(last[name]):
+            elif seen_at - started >= timeouts_s[name] and not _has_deadline(last[name]):
                 raise DeadlineExceeded(
                     f"{name} is not ready after {timeouts_s[name]:.0f} s: {last[name].message}",
                     hint=f"It goes on; `hostler describe {name}` shows how far it is.",
@@ -89,8 +92,10 @@ def wait_until_gone(client: Client, name: str, *, timeout_s: float) -> None:
 
 
 def is_ready(deployment: DeploymentResource) -> bool:
-    """Whether every wanted replica of the current revision serves; older ones may be draining still."""
-    return deployment.state is DeploymentState.READY or deployment.reason == "Draining"
+    """Whether every wanted replica of the current revision serves; older ones may be draining, or kept for a while."""
+    rollout = deployment.rollout
+    kept = rollout is not None and rollout.outcome == "going_on" and rollout.phase == "keeping"
+    return kept or deployment.state is DeploymentState.READY or deployment.reason == "Draining"
 
 
 def has_failed(deployment: DeploymentResource) -> bool:
@@ -123,7 +128,22 @@ def _settled(deployment: DeploymentResource, board: Board) -> bool:
     return False
 
 
-def _is_pulling(deployment: DeploymentResource) -> bool:
+def _check_rolled_out(deployment: DeploymentResource, revision: int) -> None:
+    """Raise `DeploymentFailed` if `revision` was rolled back."""
+    rollout = deployment.rollout
+    if rollout is not None and rollout.outcome == "rolled_back" and rollout.to_revision == revision:
+        raise DeploymentFailed(
+            f"{deployment.name}: {rollout.reason}",
+            hint=f"Revision {rollout.from_revision} serves on; see `hostler describe {deployment.name}`.",
+            code="rolled_back",
+        )
+
+
+def _has_deadline(deployment: DeploymentResource) -> bool:
+    """Whether the platform itself sees to it that it ends."""
+    rollout = deployment.rollout
+    if rollout is not None and rollout.outcome == "going_on":
+        return True
     return any(replica.state is ReplicaState.PULLING for replica in deployment.replicas)
 
 

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from hostler.client.connection import Connection
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.documents import validated
-from hostler.spec.resources import API_PREFIX, DeploymentResource, EventResource, ScaleRequest
+from hostler.spec.resources import (
+    API_PREFIX,
+    DeploymentResource,
+    DiffResource,
+    EventResource,
+    RollbackRequest,
+    ScaleRequest,
+)
 
 _ROOT = f"{API_PREFIX}/deployments"
 
@@ -60,6 +67,20 @@ class Deployments:
     def start(self, name: str) -> DeploymentResource:
         """Run it again; a crash loop is forgiven."""
         return self._connection.fetch(DeploymentResource, "POST", f"{_ROOT}/{name}/start")
+
+    def promote(self, name: str) -> DeploymentResource:
+        """Let a rollout go on without further waiting: the steps of a canary, the old side of a blue-green switch."""
+        return self._connection.fetch(DeploymentResource, "POST", f"{_ROOT}/{name}/promote")
+
+    def rollback(self, name: str, *, to: int | None = None) -> DeploymentResource:
+        """Go back to revision `to`, or to the one that served before; a rollout that is going on is given up."""
+        return self._connection.fetch(
+            DeploymentResource, "POST", f"{_ROOT}/{name}/rollback", body=RollbackRequest(to=to)
+        )
+
+    def diff(self, spec: DeploymentSpec) -> DiffResource:
+        """What `apply` would do; nothing is changed."""
+        return self._connection.fetch(DiffResource, "POST", f"{_ROOT}/{spec.name}/diff", body=spec)
 
     @contextmanager
     def logs(

@@ -12,8 +12,11 @@ from sqlalchemy import Connection
 from hostler.control import launches
 from hostler.control.bounds import first_wanted, scaled_message, scaled_spec
 from hostler.control.context import Context
+from hostler.control.diffs import course_of
 from hostler.control.loop import Reconciler
 from hostler.control.preflight import Preflight
+from hostler.control.releases import changed, check_sharing, diff_of, gone_back, revision_to_go_back_to
+from hostler.control.rollouts import going_on, promoted, resource_of
 from hostler.control.views import scaling_of, summary_of, view_of, wanted_of
 from hostler.decide.schedule import cron
 from hostler.engines import catalog as engines
@@ -23,9 +26,10 @@ from hostler.spec.errors import Conflict, InvalidRequest, NotFound
 from hostler.spec.limits import Limits
 from hostler.spec.names import parse_model_ref, short_digest
 from hostler.spec.replica import ObservedNode, ObservedReplica
-from hostler.spec.resources import DeploymentResource, ReplicaResource, ScaleRequest
+from hostler.spec.resources import DeploymentResource, DiffResource, ReplicaResource, ScaleRequest
 from hostler.spec.states import ReplicaState
 from hostler.spec.suggest import did_you_mean
+from hostler.spec.update import Update
 from hostler.store import deployments, events
 from hostler.store.records import DeploymentRecord, NewEvent, ReplicaRecord, RevisionTemplate
 
@@ -88,6 +92,76 @@ class Deployments:
             name, lambda record: replace(record, deleting=True), reason="Deleting", message="Deletion was asked for."
         )
 
+    async def promote(self, name: str) -> DeploymentResource:
+        """Let the rollout go on without further waiting. Raises `Conflict` if it waits for nobody."""
+
+        def act() -> DeploymentResource:
+            with self.context.database.transaction() as connection:
+                replicas = deployments.replicas_of(connection, name)
+                record = promoted(self._record(connection, name), replicas)
+                deployments.save(connection, record)
+                events.add(
+                    connection,
+                    [_event(name, "RolloutPromoted", "A person lets it go on at once.")],
+                    at=self.context.now(),
+                )
+                return self._resource(record, deployments.revisions_of(connection, name), replicas)
+
+        resource = await asyncio.to_thread(act)
+        self.context.hints.touch(name)
+        return resource
+
+    async def rollback(self, name: str, *, to: int | None = None) -> DeploymentResource:
+        """Go back to revision `to`, or to the one that served before; gives up a rollout that is going on.
+
+        Raises `NotFound` if there is no such revision or its version is gone, `Conflict` if there is none before.
+        """
+
+        def find() -> tuple[int, RevisionTemplate]:
+            with self.context.database.reading() as connection:
+                return revision_to_go_back_to(
+                    self._record(connection, name), deployments.revisions_of(connection, name), to=to
+                )
+
+        number, template = await asyncio.to_thread(find)
+        nodes = self.reconciler.nodes or await self.context.backend.nodes()
+        need = self.reconciler.seen.need_of(template)
+        await asyncio.to_thread(launches.compose, self.context, template, need=need, nodes=nodes)
+
+        def act() -> DeploymentResource:
+            with self.context.database.transaction() as connection:
+                before = self._record(connection, name)
+                if before.deleting:
+                    raise _being_deleted(name)
+                templates = deployments.revisions_of(connection, name)
+                replicas = deployments.replicas_of(connection, name)
+                record = gone_back(before, number, templates=templates, replicas=replicas, now=self.context.now())
+                if record.revision != before.revision and going_on(record) is not None:
+                    self._preflight().check(connection, record, template, new_revision=True)
+                if record != before:
+                    deployments.save(connection, record)
+                    message = f"A person goes back from revision {before.revision} to {record.revision}."
+                    events.add(connection, [_event(name, "RollbackAsked", message)], at=self.context.now())
+                return self._resource(record, templates, replicas, changed=record != before)
+
+        resource = await asyncio.to_thread(act)
+        self.context.hints.touch(name)
+        return resource
+
+    async def diff(self, spec: DeploymentSpec) -> DiffResource:
+        """What `apply` would do; it changes nothing, and checks the model and the engine only."""
+        nodes = self.reconciler.nodes or await self.context.backend.nodes()
+        template = await asyncio.to_thread(self._template, spec, nodes)
+
+        def compare() -> DiffResource:
+            with self.context.database.reading() as connection:
+                before = deployments.get(connection, spec.name)
+                templates = deployments.revisions_of(connection, spec.name)
+                replicas = deployments.replicas_of(connection, spec.name)
+            return diff_of(before, spec, template, templates=templates, replicas=replicas, now=self.context.now())
+
+        return await asyncio.to_thread(compare)
+
     def _template(self, spec: DeploymentSpec, nodes: Sequence[ObservedNode]) -> RevisionTemplate:
         for scheduled in spec.autoscale.schedule if spec.autoscale is not None else ():
             cron(scheduled.cron)
@@ -116,6 +190,8 @@ class Deployments:
                 "drain_seconds": 0,
                 "limits": Limits(),
                 "balance": "least_outstanding",
+                "update": Update(),
+                "weight": DeploymentSpec.model_fields["weight"].default,
             }
         )
         return RevisionTemplate.model_validate(
@@ -135,29 +211,19 @@ class Deployments:
         context, now = self.context, self.context.now()
         with context.database.transaction() as connection:
             before = deployments.get(connection, spec.name)
-            self._check_names(connection, spec, before)
-            current = deployments.revisions_of(connection, spec.name).get(before.revision) if before else None
-            new_revision = current is None or not current.runs_as(template)
+            self._check_names(connection, spec, template, before)
+            templates = dict(deployments.revisions_of(connection, spec.name))
+            replicas = deployments.replicas_of(connection, spec.name)
             if before is None:
-                record = _new_record(spec, now)
-            elif new_revision:
-                record = replace(
-                    before,
-                    spec=spec,
-                    revision=before.revision + 1,
-                    failures=0,
-                    last_failure="",
-                    last_failure_at=None,
-                    ever_ready=False,
-                )
+                record, new_revision = _new_record(spec, now), True
             else:
-                record = replace(before, spec=spec)
+                record, new_revision = changed(before, spec, template, templates=templates, replicas=replicas, now=now)
             record = replace(record, autoscaled=first_wanted(record, before, begins=new_revision))
             self._preflight().check(connection, record, template, new_revision=new_revision)
-            changed = before is None or new_revision or _differs(record.spec, before.spec)
+            differs = before is None or record.revision != before.revision or _differs(record.spec, before.spec)
             if not dry_run and record != before:
                 deployments.save(connection, record)
-            if not dry_run and changed:
+            if not dry_run and differs:
                 if new_revision:
                     deployments.add_revision(
                         connection, record.name, number=record.revision, template=template, created_at=now
@@ -167,25 +233,30 @@ class Deployments:
                     f"Revision {record.revision} runs {template.model}@{short_digest(template.digest)} on "
                     f"{template.engine} ({template.engine_reason})."
                 )
-                events.add(connection, [_event(record.name, reason, message)], at=now)
-            replicas = deployments.replicas_of(connection, record.name)
-            templates = {record.revision: template}
-            resource = self._resource(record, templates, replicas, changed=changed, detailed=True)
+                told = [_event(record.name, reason, message)]
+                if new_revision and (rollout := going_on(record)) is not None:
+                    course = course_of(
+                        spec.update, revision=record.revision, replaces=rollout.from_revision, wanted=record.wanted
+                    )
+                    told.append(_event(record.name, "RolloutBegan", course))
+                events.add(connection, told, at=now)
+            templates[record.revision] = template
+            resource = self._resource(record, templates, replicas, changed=differs, detailed=True)
         if not dry_run:
             context.hints.touch(spec.name)
         return resource
 
-    def _check_names(self, connection: Connection, spec: DeploymentSpec, before: DeploymentRecord | None) -> None:
+    def _check_names(
+        self,
+        connection: Connection,
+        spec: DeploymentSpec,
+        template: RevisionTemplate,
+        before: DeploymentRecord | None,
+    ) -> None:
         if before is not None and before.deleting:
             raise _being_deleted(spec.name)
-        holder = deployments.name_at_endpoint(connection, spec.endpoint_name)
-        if holder is not None and holder != spec.name:
-            raise Conflict(
-                f"endpoint: {spec.endpoint_name!r} belongs to the deployment {holder!r}.",
-                hint="Give this one another with --endpoint.",
-                param="endpoint",
-                code="endpoint_taken",
-            )
+        holders = set(deployments.names_at_endpoint(connection, spec.endpoint_name)) - {spec.name}
+        check_sharing(spec, template, deployments.fleet(connection, holders))
         if any(version.model == spec.endpoint_name for version in self.context.externals.versions):
             raise Conflict(
                 f"endpoint: {spec.endpoint_name!r} is an external model.",
@@ -286,6 +357,7 @@ class Deployments:
             replicas=tuple(self._replica(one, observed.get(one.id)) for one in replicas),
             memory_estimate_bytes=need,
             memory=self._preflight().memory(template) if detailed else None,
+            rollout=resource_of(record),
             scaling=scaling_of(record, self.context.fleets.judgement(record.name)),
             start_seconds=self.context.fleets.start_s(record.name),
             start_phases=self.context.fleets.phase_medians(record.name),

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostler.control.comparisons import Comparisons
 from hostler.control.loads import Loads
 from hostler.control.traffic import Traffic
 from hostler.ports import listening_socket
@@ -79,6 +80,8 @@ class Feed:
         self._on_report = on_report
         self._ingest = ingest
         self._on_journal = on_journal
+        self.comparisons = Comparisons()
+        """What became of the requests of revisions that are compared."""
         self._on_queued = on_queued
         self.loads = Loads(now=now)
         """The traffic of endpoints."""
@@ -317,6 +320,8 @@ class Feed:
         if report.journal != gateway.journal:
             gateway.journal = report.journal
             self._on_journal(gateway.id, report.journal)
+        if report.outcomes:
+            self.comparisons.heard(report.outcomes)
         self.loads.heard(gateway.id, report.load)
         for endpoint, load in report.load.items():
             if load.queued:

@@ -10,6 +10,7 @@ from statistics import median
 import msgspec
 
 from hostler.control.phases import Phases
+from hostler.control.rollouts import active
 from hostler.spec.autoscale import Autoscale
 from hostler.spec.demand import EndpointLoad
 from hostler.spec.replica import ObservedReplica
@@ -99,7 +100,8 @@ class Fleets:
             policy=policy,
             revision=record.revision,
             wanted=record.wanted,
-            ready=len(serving),
+            # Both sides of a rollout may serve; one of them will be left.
+            ready=min(len(serving), record.wanted) if active(record) is not None else len(serving),
             concurrency=record.spec.replica_concurrency,
         )
 

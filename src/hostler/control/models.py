@@ -135,10 +135,10 @@ class Models:
 
     def _check_external_name(self, name: str) -> None:
         with self.context.database.transaction() as connection:
-            holder = deployments.name_at_endpoint(connection, name)
-        if holder is not None:
+            holders = deployments.names_at_endpoint(connection, name)
+        if holders:
             raise Conflict(
-                f"name: the endpoint {name!r} belongs to the deployment {holder!r}.",
+                f"name: the endpoint {name!r} belongs to the deployment {holders[0]!r}.",
                 hint="Give the external model another name.",
                 param="name",
                 code="endpoint_taken",

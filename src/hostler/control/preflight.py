@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from hostler.control import launches
 from hostler.control.context import Context
 from hostler.control.loop import Reconciler
+from hostler.control.rollouts import beyond
 from hostler.control.room import Pool, free_in, held_by, planned_bytes, pool_of, promised_bytes
 from hostler.decide.estimate import MemoryEstimate, largest_context
 from hostler.engines import catalog as engines
@@ -42,8 +43,9 @@ class Preflight:
     ) -> None:
         """Refuse what cannot fit with `InsufficientMemory`.
 
-        Replicas that run already hold their memory; a new revision needs one more. A deployment of which nothing runs
-        may count on what others can be evicted from, one that sleeps on the whole machine.
+        Replicas that run already hold their memory; a new revision needs more beside them, as its rollout has it. A
+        deployment of which nothing runs may count on what others can be evicted from, one that sleeps on the whole
+        machine.
         """
         need = self._seen.need_of(template)
         if not need or record.spec.force or not self._nodes:
@@ -56,7 +58,7 @@ class Preflight:
                 what, of = "A replica needs", "there is in all"
                 raise self._refusal(template, need, whole, pool, _everything(connection), what=what, of=of)
             return
-        lacking = 1 if new_revision and running else record.wanted - running
+        lacking = beyond(record) if new_revision and running else record.wanted - running
         if lacking <= 0:
             return
         free = max(0, self._free(connection, record.name, pool))

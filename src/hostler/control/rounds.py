@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import msgspec
 from sqlalchemy import Connection
 
 from hostler.control.context import Context
 from hostler.control.eviction import Evictions, Relief, put_to_sleep, with_drains
 from hostler.control.hints import ordinal_of
 from hostler.control.observations import Observations
+from hostler.control.rollouts import active, advance, shares_of
 from hostler.control.room import Pool, free_in, lacking, note_memory, planned_bytes, pool_of
 from hostler.control.routes import route_of
 from hostler.control.seen_memory import SeenMemory
@@ -208,10 +210,13 @@ def decide_one(context: Context, case: Case, sight: Sight, relief: Relief) -> Ou
     before, writes, record, merged = case.before, case.writes, case.after.record, case.after.replicas
     if evictions.asleep(record.name):
         record = put_to_sleep(record)
+    step = advance(record, before.templates, merged, context.feed.comparisons, now=now)
+    record = step.record
+    writes.told += step.told
     template = before.templates[record.revision]
     need, pool = sight.seen.need_of(template), pool_of(template, sight.nodes)
     promised = relief.promised(record.name, pool, need=need or 0)
-    wanted = wanted_of(context, record, template, need=need, nodes=sight.nodes, promised=promised)
+    wanted = step.wanted(wanted_of(context, record, template, need=need, nodes=sight.nodes, promised=promised))
     views = [
         view_of(one, observed.get(one.id), drained=one.id in sight.drained, in_flight=context.feed.in_flight(one.id))
         for one in merged
@@ -237,7 +242,12 @@ def decide_one(context: Context, case: Case, sight: Sight, relief: Relief) -> Ou
     moving = [one.since for one in after if _in_motion(one)]
     runs = tuple((one, before.templates[one.revision]) for one in after)
     of = {one.id: template for one, template in runs}
-    times = (plan.look_again_at, _stable_at(record, after), evictions.look_again_at(record.name, now=now))
+    times = (
+        plan.look_again_at,
+        step.look_again_at,
+        _stable_at(record, after),
+        evictions.look_again_at(record.name, now=now),
+    )
     return Outcome(
         name=record.name,
         actions=actions,
@@ -255,8 +265,9 @@ def decide_one(context: Context, case: Case, sight: Sight, relief: Relief) -> Ou
         route=route_of(
             context,
             record,
-            template,
+            before.templates,
             after,
+            shares=shares_of(record, step.targets),
             observed=observed,
             nodes=sight.nodes,
             need=need,
@@ -279,7 +290,7 @@ def _merge(before: Remembered, sight: Sight, told: list[NewEvent]) -> tuple[Depl
         after = _not_later(known if unseen_yet else _observed(known, seen, now), now)
         if after.state is not known.state:
             told.append(_transition(known, after, seen))
-            if after.state is ReplicaState.FAILED and after.revision == record.revision:
+            if after.state is ReplicaState.FAILED:
                 record = count_failure(record, known, after.message or after.reason, reason=after.reason, now=now)
         merged.append(after)
     serving = [one for one in merged if one.state is ReplicaState.READY and one.revision == record.revision]
@@ -287,6 +298,7 @@ def _merge(before: Remembered, sight: Sight, told: list[NewEvent]) -> tuple[Depl
         record = replace(record, ever_ready=True)
     if record.failures and any(now - (one.ready_at or now) >= STABLE_AFTER_S for one in serving):
         record = replace(record, failures=0, last_failure="", last_failure_at=None)
+    record = _forgive_others(record, merged, now)
     highest = max((ordinal_of(one) for one in sight.observed.of(record.name)), default=0)
     if highest >= record.next_ordinal:
         record = replace(record, next_ordinal=highest + 1)
@@ -306,7 +318,8 @@ def _write_down(
         if isinstance(action, Start):
             after[action.id] = _new_replica(record, action, now)
             record = replace(record, next_ordinal=action.ordinal + 1)
-            told.append(_event(record.name, "ReplicaPlanned", f"{action.id}: to run revision {record.revision}."))
+            revision = after[action.id].revision
+            told.append(_event(record.name, "ReplicaPlanned", f"{action.id}: to run revision {revision}."))
         elif isinstance(action, Drain):
             replica = after[action.id]
             serving = replica.state is ReplicaState.READY
@@ -333,8 +346,7 @@ def _write_down(
                     f"{action.id}: still {replica.state} ({replica.reason}) after {spent}; its deadline has passed."
                 )
                 told.append(_event(record.name, action.reason, message, warning=True))
-                if replica.revision == record.revision:
-                    record = count_failure(record, replica, message, now=now)
+                record = count_failure(record, replica, message, now=now)
     return record, list(after.values())
 
 
@@ -357,8 +369,18 @@ def fail_replica(connection: Connection, deployment: str, replica_id: str, *, me
 def count_failure(
     record: DeploymentRecord, replica: ReplicaRecord, message: str, *, now: float, reason: str = ""
 ) -> DeploymentRecord:
-    """The deployment after `replica` failed; `reason` is the runner's word for it."""
+    """The deployment after `replica` failed; `reason` is the runner's word for it.
+
+    What a revision suffers that is neither the current one nor part of a rollout changes nothing.
+    """
     ready_for_s = now - replica.ready_at if replica.ready_at is not None else 0.0
+    if replica.revision != record.revision:
+        rollout = active(record)
+        if rollout is None:
+            return record
+        failures = failures_after(rollout.failures, ready_for_s=ready_for_s, reason=reason)
+        rollout = msgspec.structs.replace(rollout, failures=failures, last_failure_at=now)
+        return replace(record, restarts=record.restarts + 1, rollout=rollout)
     return replace(
         record,
         failures=failures_after(record.failures, ready_for_s=ready_for_s, reason=reason),
@@ -366,6 +388,17 @@ def count_failure(
         last_failure_at=now,
         last_failure=message,
     )
+
+
+def _forgive_others(record: DeploymentRecord, replicas: Sequence[ReplicaRecord], now: float) -> DeploymentRecord:
+    """Failures of the revision beside the current one count no more once one of its replicas has served for long."""
+    rollout = active(record)
+    if rollout is None or not rollout.failures:
+        return record
+    serving = (one for one in replicas if one.state is ReplicaState.READY and one.revision != record.revision)
+    if not any(now - (one.ready_at or now) >= STABLE_AFTER_S for one in serving):
+        return record
+    return replace(record, rollout=msgspec.structs.replace(rollout, failures=0, last_failure_at=None))
 
 
 def _observed(before: ReplicaRecord, seen: ObservedReplica | None, now: float) -> ReplicaRecord:
@@ -411,7 +444,7 @@ def _new_replica(record: DeploymentRecord, action: Start, now: float) -> Replica
         id=action.id,
         deployment=record.name,
         ordinal=action.ordinal,
-        revision=record.revision,
+        revision=record.revision if action.revision is None else action.revision,
         state=ReplicaState.PENDING,
         reason="Decided",
         message="",

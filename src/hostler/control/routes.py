@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from hostler.control.context import Context
 from hostler.control.eviction import Evictions
-from hostler.control.snapshots import RoutedDeployment, endpoint_of, external_endpoint, secret_of
+from hostler.control.snapshots import (
+    RoutedDeployment,
+    Share,
+    endpoint_of,
+    external_endpoint,
+    secret_of,
+    shared_endpoint,
+)
 from hostler.control.views import summary_of, view_of, wakes, wanted_of
 from hostler.engines import catalog as engines
 from hostler.spec.errors import HostlerError
@@ -27,8 +35,8 @@ class Routes:
         self._external: dict[str, EndpointRoute] = {}
         self._deployed: dict[str, EndpointRoute] = {}
         """By deployment."""
-        self._holders: dict[str, str] = {}
-        """The deployment that has an endpoint."""
+        self._holders: dict[str, set[str]] = {}
+        """The deployments behind an endpoint."""
 
     @property
     def outdated(self) -> bool:
@@ -42,18 +50,17 @@ class Routes:
             before = self._deployed.get(name)
             if before == route:
                 continue
-            if before is not None and self._holders.get(before.name) == name:
-                del self._holders[before.name]
-                changed[before.name] = None
-            if route is None:
+            if before is not None:
                 del self._deployed[name]
-            else:
+                changed[before.name] = None
+                holders = self._holders[before.name]
+                holders.discard(name)
+                if not holders:
+                    del self._holders[before.name]
+            if route is not None:
                 self._deployed[name] = route
-        for name in deployed:
-            route = self._deployed.get(name)
-            if route is not None and self._holders.get(route.name) != name:
-                self._holders[route.name] = name
                 changed[route.name] = None
+                self._holders.setdefault(route.name, set()).add(name)
         return self._told(changed)
 
     def read_externals(self) -> dict[str, EndpointRoute | None]:
@@ -65,10 +72,12 @@ class Routes:
 
     def _told(self, endpoints: Iterable[str]) -> dict[str, EndpointRoute | None]:
         """What gateways are told of these: a deployment's endpoint goes before an external model's."""
-        return {
-            name: self._deployed[self._holders[name]] if name in self._holders else self._external.get(name)
-            for name in endpoints
-        }
+        return {name: self._shared(name) if name in self._holders else self._external.get(name) for name in endpoints}
+
+    def _shared(self, endpoint: str) -> EndpointRoute:
+        """The endpoint over all its deployments, first the one that is called the same, else by name."""
+        holders = sorted(self._holders[endpoint], key=lambda name: (name != endpoint, name))
+        return shared_endpoint([self._deployed[name] for name in holders])
 
 
 class ExternalRoutes:
@@ -116,18 +125,23 @@ def _told(values: Mapping[str, str | HostlerError]) -> Callable[[str], str]:
 def route_of(
     context: Context,
     record: DeploymentRecord,
-    template: RevisionTemplate,
+    templates: Mapping[int, RevisionTemplate],
     replicas: Sequence[ReplicaRecord],
     *,
+    shares: Mapping[int, Share],
     observed: Mapping[str, ObservedReplica],
     nodes: Sequence[ObservedNode],
     need: int | None,
     evictions: Evictions,
     now: float,
 ) -> EndpointRoute | None:
-    """The endpoint of a deployment, of which a replica needs `need` bytes; None if it is being deleted."""
+    """The endpoint of a deployment, of which a replica needs `need` bytes; None if it is being deleted.
+
+    `shares` divide the requests among its revisions.
+    """
     if record.deleting:
         return None
+    template = templates[record.revision]
     views = [view_of(one, observed.get(one.id), drained=False) for one in replicas]
     wanted = wanted_of(context, record, template, need=need, nodes=nodes, promised=0)
     summary = summary_of(record, template, wanted, views, need=need, nodes=nodes, evictions=evictions, now=now)
@@ -137,6 +151,7 @@ def route_of(
         replicas=replicas,
         engine=engine.name,
         protocols=engine.protocols,
+        shares={number: replace(one, engine=templates[number].engine) for number, one in shares.items()},
         task=template.task,
         condition=f"{record.name} is {summary.state}: {_first_line(summary.message)}",
         wakes=wakes(record, summary),

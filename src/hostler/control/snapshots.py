@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -13,6 +13,7 @@ from hostler.spec.errors import HostlerError, InvalidRequest
 from hostler.spec.limits import Limits
 from hostler.spec.model import ModelSpec
 from hostler.spec.replica import ObservedReplica
+from hostler.spec.rollout import WHOLE
 from hostler.spec.snapshot import (
     NO_LIMITS,
     DeploymentRoute,
@@ -28,6 +29,15 @@ from hostler.store.records import DeploymentRecord, KeyRecord, ReplicaRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The part of the requests that a revision gets. `compared`: gateways are to tell what becomes of them."""
+
+    weight: int
+    engine: str = ""
+    compared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoutedDeployment:
     """A deployment as routing needs it. `condition` says why nothing serves, when nothing does.
 
@@ -39,6 +49,8 @@ class RoutedDeployment:
     engine: str
     protocols: tuple[str, ...]
     task: str
+    shares: Mapping[int, Share] = field(default_factory=dict[int, Share])
+    """By revision; all replicas get as many requests if it is empty."""
     condition: str
     wakes: bool = False
     phase: Phase = Phase()
@@ -46,8 +58,11 @@ class RoutedDeployment:
 
 def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedReplica]) -> EndpointRoute:
     """The endpoint of one deployment, with the replicas that may get requests."""
-    targets = [
-        ReplicaTarget(id=replica.id, host=seen.status.host or "127.0.0.1", port=seen.status.port, token=seen.token)
+    ready = [
+        (
+            replica.revision,
+            ReplicaTarget(id=replica.id, host=seen.status.host or "127.0.0.1", port=seen.status.port, token=seen.token),
+        )
         for replica in deployment.replicas
         if replica.state is ReplicaState.READY and replica.draining_since is None
         if (seen := observed.get(replica.id)) is not None and seen.status.port is not None
@@ -56,22 +71,49 @@ def endpoint_of(deployment: RoutedDeployment, observed: Mapping[str, ObservedRep
     route = DeploymentRoute(
         name=spec.name,
         engine=deployment.engine,
-        replicas=tuple(targets),
+        weight=spec.weight * WHOLE // 100,
+        replicas=tuple(target for _, target in ready),
         replica_concurrency=spec.replica_concurrency,
+    )
+    routes = tuple(
+        msgspec.structs.replace(
+            route,
+            engine=share.engine,
+            weight=spec.weight * share.weight // 100,
+            compared=share.compared,
+            replicas=tuple(target for revision, target in ready if revision == number),
+        )
+        for number, share in sorted(deployment.shares.items())
     )
     return EndpointRoute(
         name=spec.endpoint_name,
         created=int(deployment.record.created_at),
         task=deployment.task,
         protocols=deployment.protocols,
-        deployments=(route,),
-        condition="" if targets else deployment.condition,
+        deployments=routes or (route,),
+        condition="" if ready else deployment.condition,
         limits=limit_set(spec.limits),
         balance=spec.balance,
         waiting=Waiting(max_size=spec.queue.max_size, timeout_s=spec.queue.timeout_seconds),
         wakes=deployment.wakes,
         phase=deployment.phase.text,
         ready_in_s=deployment.phase.ready_in_s,
+    )
+
+
+def shared_endpoint(routes: Sequence[EndpointRoute]) -> EndpointRoute:
+    """One endpoint over the deployments of several; what they do not divide is as the first has it."""
+    first = routes[0]
+    if len(routes) == 1:
+        return first
+    serves = any(not route.condition for route in routes)
+    return msgspec.structs.replace(
+        first,
+        deployments=tuple(deployment for route in routes for deployment in route.deployments),
+        condition="" if serves else " ".join(dict.fromkeys(route.condition for route in routes)),
+        wakes=any(route.wakes for route in routes),
+        phase=next((route.phase for route in routes if route.phase), ""),
+        ready_in_s=min((route.ready_in_s for route in routes if route.ready_in_s is not None), default=None),
     )
 
 

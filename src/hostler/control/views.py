@@ -101,6 +101,7 @@ def summary_of(
         deleting=record.deleting,
         last_failure=record.last_failure,
         no_room=no_room,
+        rollout=record.rollout,
         now=now,
     )
     evicted_for = evictions.evicted_for(record.name)

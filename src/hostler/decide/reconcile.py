@@ -1,8 +1,9 @@
 """What to start, drain, stop and forget so that what runs becomes what is wanted.
 
-A deployment wants `replicas` live replicas of its current revision. Replicas of older revisions serve until as many
-new ones are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes. One
-that goes only because fewer are wanted has long for that, and is taken back if more are wanted meanwhile.
+A deployment wants `replicas` live replicas of its current revision. While it is rolled out, `targets` says how many
+each revision should have (`decide.rollout`); else replicas of other revisions serve until as many of the current one
+are ready. Nothing is stopped before it has drained: first nothing new is routed to it, then it finishes. One that goes
+only because fewer are wanted has long for that, and is taken back if more are wanted meanwhile.
 
 The caller sees to it that no time it passes is later than `now`: a clock that was set back must not stretch a wait.
 
@@ -45,6 +46,9 @@ STOP_AGAIN_S = 10.0
 """How long past its grace a stopping replica may linger before it is stopped again, without grace."""
 
 
+_SERVED = (ReplicaState.READY, ReplicaState.DRAINING)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaView:
     """A replica as the decision needs it. Times are unix seconds.
@@ -69,10 +73,21 @@ class ReplicaView:
     stop_sent_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How many replicas a revision should have, and its part of the requests (of `spec.rollout.WHOLE`)."""
+
+    revision: int
+    replicas: int
+    weight: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What a deployment should be. `room` is how many more replicas fit on the machines; None is no limit.
 
+    `targets` has every revision that should have replicas, if not only the current one should; `failures` and what
+    belongs to it are the current revision's, `others_failures` those of the others together.
     `ending`: it was stopped or deleted. `least` are the fewest replicas of one that follows its
     traffic, None for a fixed number; a start took `start_s` seconds lately.
     """
@@ -87,6 +102,9 @@ class Wanted:
     last_failure_at: float | None = None
     ever_ready: bool = False
     room: int | None = None
+    targets: tuple[Target, ...] = ()
+    others_failures: int = 0
+    others_last_failure_at: float | None = None
     ending: bool = False
     least: int | None = None
     start_s: float | None = None
@@ -94,10 +112,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Start a new replica under this id."""
+    """Start a new replica under this id, of this revision; None is the current one."""
 
     id: str
     ordinal: int
+    revision: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +172,8 @@ class Plan:
 def reconcile(wanted: Wanted, replicas: Sequence[ReplicaView], now: float) -> Plan:
     """The plan that brings `replicas` of one deployment closer to `wanted`.
 
-    Never plans a start for a need that is met: live replicas of the current revision, ones that are coming up
-    included, plus planned starts never exceed `wanted.replicas`. Idempotent: once its actions show in `replicas`, the
+    Never plans a start for a need that is met: live replicas of a revision, ones that are coming up included, plus
+    planned starts never exceed what the revision should have. Idempotent: once its actions show in `replicas`, the
     same call plans nothing more.
     """
     actions: list[Action] = []
@@ -164,25 +183,24 @@ def reconcile(wanted: Wanted, replicas: Sequence[ReplicaView], now: float) -> Pl
         if replica.id != kept:
             actions += _tend(wanted, replica, now, times)
     live = [replica for replica in replicas if not replica.state.ended and replica.draining_since is None]
-    current = [replica for replica in live if replica.revision == wanted.revision]
-    earlier = [replica for replica in live if replica.revision != wanted.revision]
-
-    for replica in _last_to_keep(current)[: max(0, len(current) - wanted.replicas)]:
-        actions.append(Drain(replica.id, "NotWanted" if wanted.ending else UNWANTED))
-    back = [replica for replica in replicas if _can_come_back(wanted, replica)]
-    back = _last_to_keep(back)[::-1][: max(0, wanted.replicas - len(current))]
-    actions = [*(one for one in actions if one.id not in {replica.id for replica in back})]
-    actions += [TakeBack(replica.id) for replica in back]
-    ready = sum(replica.state is ReplicaState.READY for replica in current)
-    earlier_needed = max(0, wanted.replicas - ready)
-    for replica in _last_to_keep(earlier)[: max(0, len(earlier) - earlier_needed)]:
-        actions.append(Drain(replica.id, "NotWanted" if wanted.ending else "Replaced"))
-
-    may_start = _startable(wanted, live=len(current) + len(back), ready=ready + len(back), now=now, times=times)
-    starts = [
-        Start(replica_id(wanted.name, ordinal), ordinal)
-        for ordinal in range(wanted.next_ordinal, wanted.next_ordinal + may_start)
-    ]
+    starts: list[Action] = []
+    room = wanted.room
+    for revision, count in _counts(wanted, live).items():
+        own = [replica for replica in live if replica.revision == revision]
+        reason = _why_drained(wanted, revision)
+        actions += [Drain(replica.id, reason) for replica in _last_to_keep(own)[: max(0, len(own) - count)]]
+        back = [replica for replica in replicas if replica.revision == revision and _can_come_back(wanted, replica)]
+        back = _last_to_keep(back)[::-1][: max(0, count - len(own))]
+        actions = [one for one in actions if one.id not in {replica.id for replica in back}]
+        actions += [TakeBack(replica.id) for replica in back]
+        lacking = count - len(own) - len(back)
+        may_start = _startable(
+            wanted, [*own, *back], revision=revision, lacking=lacking, room=room, now=now, times=times
+        )
+        room = None if room is None else max(0, room - may_start)
+        other = None if revision == wanted.revision else revision
+        first = wanted.next_ordinal + len(starts)
+        starts += [Start(replica_id(wanted.name, n), n, other) for n in range(first, first + may_start)]
     return Plan((*actions, *starts), min(times, default=None))
 
 
@@ -253,22 +271,56 @@ def _tend(wanted: Wanted, replica: ReplicaView, now: float, times: list[float]) 
     return []
 
 
-def _startable(wanted: Wanted, *, live: int, ready: int, now: float, times: list[float]) -> int:
-    """How many of the lacking replicas may start at `now`; adds to `times` when a later try is due.
+def _counts(wanted: Wanted, live: Sequence[ReplicaView]) -> dict[int, int]:
+    """How many live replicas each revision should have, the current one first."""
+    counts = {wanted.revision: wanted.replicas}
+    others = [replica for replica in live if replica.revision != wanted.revision]
+    if wanted.targets:
+        counts[wanted.revision] = 0
+        counts |= {replica.revision: 0 for replica in others}
+        return counts | {target.revision: target.replicas for target in wanted.targets}
+    ready = sum(replica.state is ReplicaState.READY and replica.revision == wanted.revision for replica in live)
+    counts |= {replica.revision: 0 for replica in others}
+    for replica in _last_to_keep(others)[max(0, len(others) - max(0, wanted.replicas - ready)) :]:
+        counts[replica.revision] += 1
+    return counts
+
+
+def _why_drained(wanted: Wanted, revision: int) -> str:
+    if wanted.ending:
+        return "NotWanted"
+    if revision == wanted.revision:
+        return UNWANTED
+    return "Replaced" if revision < wanted.revision else "RolledBack"
+
+
+def _startable(
+    wanted: Wanted,
+    own: Sequence[ReplicaView],
+    *,
+    revision: int,
+    lacking: int,
+    room: int | None,
+    now: float,
+    times: list[float],
+) -> int:
+    """How many of a revision's lacking replicas may start at `now`; adds to `times` when a later try is due.
 
     After repeated failures one replica is tried at a time until one is ready.
     """
-    lacking = wanted.replicas - live
-    if lacking <= 0 or wanted.failures >= failures_allowed(ever_ready=wanted.ever_ready):
+    current = revision == wanted.revision
+    failures = wanted.failures if current else wanted.others_failures
+    failed_at = wanted.last_failure_at if current else wanted.others_last_failure_at
+    if lacking <= 0 or failures >= failures_allowed(ever_ready=wanted.ever_ready or not current):
         return 0
-    if wanted.failures and wanted.last_failure_at is not None:
-        due_at = wanted.last_failure_at + backoff_s(wanted.failures)
+    if failures and failed_at is not None:
+        due_at = failed_at + backoff_s(failures)
         if now < due_at:
             times.append(due_at)
             return 0
-    count = lacking if wanted.room is None else min(lacking, max(0, wanted.room))
-    if wanted.failures > 1 and ready == 0:
-        count = min(count, max(0, 1 - live))
+    count = lacking if room is None else min(lacking, max(0, room))
+    if failures > 1 and not any(replica.state in _SERVED for replica in own):
+        count = min(count, max(0, 1 - len(own)))
     return count
 
 

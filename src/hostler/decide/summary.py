@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hostler.decide.reconcile import ReplicaView, Wanted, backoff_s, failures_allowed
+from hostler.spec.rollout import Rollout
 from hostler.spec.states import DeploymentState, ReplicaState
 
 
@@ -28,13 +29,19 @@ def summarise(
     deleting: bool,
     last_failure: str,
     no_room: str,
+    rollout: Rollout | None = None,
     now: float,
 ) -> Summary:
-    """The summary of a deployment. `last_failure` is what the last failed replica said, `no_room` why none fits."""
+    """The summary of a deployment.
+
+    `last_failure` is what the last failed replica said, `no_room` why none fits, `rollout` the last change of revision.
+    """
     live = [replica for replica in replicas if not replica.state.ended]
     if deleting or stopped:
         return _ending(live, deleting=deleting, name=wanted.name)
     serving = [r for r in live if r.state is ReplicaState.READY and r.draining_since is None]
+    if rollout is not None and rollout.ended_at is None and serving:
+        return _changing(rollout, wanted, serving=len(serving))
     current = sum(replica.revision == wanted.revision for replica in serving)
     if current >= wanted.replicas:
         leaving = len(live) - current
@@ -43,7 +50,7 @@ def summarise(
             return _asleep(wanted, leaving)
         if leaving:
             return Summary(DeploymentState.UPDATING, "Draining", f"{message} {leaving} draining.")
-        return Summary(DeploymentState.READY, "Ready", message)
+        return Summary(DeploymentState.READY, "Ready", message + _last_rollout(rollout))
     count = f"{current} of {wanted.replicas} replicas ready."
     if wanted.failures:
         return _failing(wanted, count, serving=len(serving), last_failure=last_failure, now=now)
@@ -80,6 +87,25 @@ def _ending(live: Sequence[ReplicaView], *, deleting: bool, name: str) -> Summar
     if deleting:
         return Summary(DeploymentState.STOPPING, "Deleting", "Nothing runs any more.")
     return Summary(DeploymentState.STOPPED, "Stopped", "Stopped by a person.", f"`hostler start {name}` starts it.")
+
+
+def _changing(rollout: Rollout, wanted: Wanted, *, serving: int) -> Summary:
+    """While one revision takes the place of another, and something serves."""
+    state = DeploymentState.UPDATING if serving >= wanted.replicas else DeploymentState.DEGRADED
+    count = f"{serving} of {wanted.replicas} replicas ready."
+    if rollout.outcome == "rolled_back":
+        return Summary(state, "RollingBack", f"{count} Back to revision {rollout.from_revision}: {rollout.reason}")
+    step = ""
+    if rollout.strategy == "canary" and not rollout.promoted:
+        step = f"`hostler promote {wanted.name}` ends the steps, `hostler rollback {wanted.name}` goes back."
+    return Summary(state, "RollingOut", f"{count} {rollout.reason}".strip(), step)
+
+
+def _last_rollout(rollout: Rollout | None) -> str:
+    """What to know of the last rollout: that it was rolled back, and why."""
+    if rollout is None or rollout.outcome != "rolled_back":
+        return ""
+    return f" Revision {rollout.to_revision} was rolled back: {rollout.reason}"
 
 
 def _failing(wanted: Wanted, count: str, *, serving: int, last_failure: str, now: float) -> Summary:

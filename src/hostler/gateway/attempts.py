@@ -111,8 +111,11 @@ class Attempts(Taker):
             return
         if answer.fails:
             self._blame("status")
-        elif pool.health.failures:
+            return
+        if pool.health.failures:
             pool.succeeded()
+        if pool.tally is not None:
+            pool.tally.judged(ok=not answer.refuses)
 
     def _blame(self, reason: FailureReason) -> None:
         """The target has failed the request."""
@@ -120,6 +123,8 @@ class Attempts(Taker):
         if pool is None:
             return
         front.metrics.upstream_failed(name, reason)
+        if pool.tally is not None:
+            pool.tally.judged(ok=False)
         before = pool.health.ejected
         pool.failed(front.now)
         if pool.health.ejected and not before:

@@ -22,6 +22,7 @@ from hostler.gateway.shipping import PackedBatch, Shipper
 from hostler.settings import Settings
 from hostler.spec.demand import EndpointLoad
 from hostler.spec.errors import InvalidRequest
+from hostler.spec.rollout import Outcomes
 from hostler.spec.snapshot import FeedMessage, Hello, JournalState, Report, Snapshot, SnapshotDelta
 from hostler.spec.usage import UsageAck
 
@@ -48,7 +49,7 @@ class Feed:
     """Keeps one connection to control for ever, and `apply`s what comes.
 
     `apply` gets each snapshot and each change of the one that is served, and says whether anything changed; what did
-    goes to `keep` too, with its msgpack. `in_flight` and `load` are asked for each report.
+    goes to `keep` too, with its msgpack. `in_flight`, `load` and `outcomes` are asked for each report.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Feed:
         keep: Callable[[Snapshot | SnapshotDelta, bytes], None],
         in_flight: Callable[[], dict[str, int]],
         load: Callable[[], dict[str, EndpointLoad]],
+        outcomes: Callable[[], dict[str, Outcomes]] = dict,
         journal: Journal,
         journal_state: Callable[[], JournalState],
     ) -> None:
@@ -70,6 +72,7 @@ class Feed:
         self._keep = keep
         self._in_flight = in_flight
         self._load = load
+        self._outcomes = outcomes
         self._journal_state = journal_state
         self._shipper = Shipper(journal)
         self._address = parse_feed(settings)
@@ -197,7 +200,11 @@ class Feed:
 
     def _make_report(self) -> Report:
         return Report(
-            applied=self._version(), in_flight=self._in_flight(), load=self._load(), journal=self._journal_state()
+            applied=self._version(),
+            in_flight=self._in_flight(),
+            load=self._load(),
+            outcomes=self._outcomes(),
+            journal=self._journal_state(),
         )
 
     async def _ship(self, writer: asyncio.StreamWriter) -> None:

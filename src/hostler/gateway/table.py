@@ -16,8 +16,10 @@ import msgspec
 from hostler.decide.balance import by_weight, least_outstanding, prefix_affinity, seed
 from hostler.decide.eject import left_out
 from hostler.gateway.health import Retries
+from hostler.gateway.tally import Tally
 from hostler.gateway.targets import UnusableTarget
 from hostler.gateway.upstream import MAX_CONNECTIONS, Pool
+from hostler.spec.rollout import Outcomes
 from hostler.spec.snapshot import (
     DeploymentRoute,
     EndpointRoute,
@@ -330,6 +332,14 @@ class Pools:
                 counts[pool.replica_id] = counts.get(pool.replica_id, 0) + pool.in_flight
         return counts
 
+    def outcomes(self) -> dict[str, Outcomes]:
+        """What became of requests since this was asked last, by replica id; only of those that are compared."""
+        told: dict[str, Outcomes] = {}
+        for pool in (*self._current.values(), *self._retired):
+            if pool.tally is not None and pool.replica_id is not None and (outcomes := pool.tally.report()) is not None:
+                told[pool.replica_id] = outcomes
+        return told
+
     def sweep(self, now: float, *, idle_s: float) -> None:
         """Close connections that have been idle for `idle_s`."""
         for pool in self._current.values():
@@ -370,8 +380,11 @@ class Pools:
                 except UnusableTarget as error:
                     unusable.append(str(error))
                     continue
-            wanted[key].capacity = self._capacity(deployment)
-            pools.append(wanted[key])
+            pool = wanted[key]
+            pool.capacity = self._capacity(deployment)
+            if deployment.compared != (pool.tally is not None):
+                pool.tally = Tally() if deployment.compared else None
+            pools.append(pool)
         return tuple(pools)
 
     def _capacity(self, deployment: DeploymentRoute) -> int:

@@ -8,6 +8,7 @@ import functools
 import socket
 import ssl
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, cast
@@ -16,6 +17,7 @@ from hostler.gateway.framing import ChunkedDecoder, whole_chunks
 from hostler.gateway.heads import AnswerHead, UnusableAnswer, read_answer_head, upstream_start
 from hostler.gateway.health import Watched
 from hostler.gateway.request import Head, SentHead
+from hostler.gateway.tally import Tally
 from hostler.gateway.targets import address_of
 from hostler.spec.errors import InvalidRequest
 from hostler.spec.snapshot import ExternalTarget, ReplicaTarget
@@ -82,6 +84,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_begun_at",
         "_decoder",
         "_held",
         "_left",
@@ -102,6 +105,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._taker: Taker | None = None
         self.closed = False
+        self._begun_at = 0.0
+        """When the request was sent, while its pool has a tally and no byte of the body has come; else 0."""
         self._held = False
         self.reused = False
         self.idle_since: float | None = None
@@ -119,6 +124,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._taker = taker
         self.answer = None
         self.received = False
+        self._begun_at = time.monotonic() if self.pool.tally is not None else 0.0
         if self._transport is not None and not self.closed:
             self._transport.write(data)
 
@@ -236,6 +242,8 @@ class UpstreamConnection(asyncio.Protocol):
         if not answer.has_body or length == len(data) - end:
             reusable = answer.keep_alive and (answer.has_body or end == len(data))
             self.answer = answer
+            if self._begun_at:
+                self._tell_began(answer)
             taker.answer_whole(answer, data[end:] if answer.has_body else b"", reusable=reusable)
             return
         self.answer = answer
@@ -262,6 +270,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _read_body(self, data: bytes, answer: AnswerHead, taker: Taker) -> None:
         """Pass `data` on as the body's next bytes. Raises `UnusableAnswer` or `InvalidRequest`."""
+        if self._begun_at:
+            self._tell_began(answer)
         decoder = self._decoder
         if decoder is not None:
             if decoder.between_chunks and (count := whole_chunks(data)):
@@ -282,6 +292,12 @@ class UpstreamConnection(asyncio.Protocol):
             taker.answer_body(data)
         if self._taker is taker:
             taker.answer_flush(ended=ended, reusable=answer.keep_alive and not overrun)
+
+    def _tell_began(self, answer: AnswerHead) -> None:
+        """The first byte of the body is there, if the answer has one."""
+        tally, began_at, self._begun_at = self.pool.tally, self._begun_at, 0.0
+        if tally is not None and not answer.fails:
+            tally.began(time.monotonic() - began_at)
 
 
 class Pool(Watched):
@@ -307,6 +323,7 @@ class Pool(Watched):
         "prefix",
         "replica_id",
         "retired",
+        "tally",
     )
 
     def __init__(
@@ -321,6 +338,8 @@ class Pool(Watched):
         self.capacity = MAX_CONNECTIONS
         """How many requests it gets from this worker at once."""
         self.retired = False
+        self.tally: Tally | None = None
+        """What becomes of its requests, while that is asked for."""
         self.external: ExternalTarget | None = None
         self.replica_id: str | None = None
         self.deployment = ""

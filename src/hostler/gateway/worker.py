@@ -102,6 +102,7 @@ class Worker:
             keep=self._keeper.keep,
             in_flight=self.front.pools.in_flight,
             load=self.front.load,
+            outcomes=self.front.pools.outcomes,
             journal=self._journal,
             journal_state=self.front.journal_state,
         )

@@ -20,6 +20,7 @@ from hostler.spec.fields import Bytes, Declared, Name, Value
 from hostler.spec.limits import Balance, Limits
 from hostler.spec.model import EngineName
 from hostler.spec.names import parse_model_ref
+from hostler.spec.update import Update
 
 
 class Resources(Declared):
@@ -68,6 +69,13 @@ class DeploymentSpec(Declared):
         le=86400,
         description="Seconds a stopping replica has to finish the requests it is working on.",
     )
+    weight: int = Field(
+        default=100,
+        ge=1,
+        le=1000,
+        description="Its part of the requests, beside those of the other deployments at the same endpoint.",
+    )
+    update: Update = Field(default=Update(), description="How a change replaces replicas.")
     limits: Limits = Field(default=Limits(), description="Bounds on the use of the endpoint by all keys together.")
     balance: Balance = Field(
         default="least_outstanding",

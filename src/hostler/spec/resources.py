@@ -112,6 +112,48 @@ class ScalingResource(Resource):
     traffic_known: bool = Field(default=False, description="Whether every gateway has told of its traffic lately.")
 
 
+class RolloutResource(Resource):
+    """The last change of revision: what it reached, what it waits for, or why it was rolled back."""
+
+    from_revision: int
+    to_revision: int
+    strategy: Literal["rolling", "blue_green", "canary"]
+    outcome: Literal["going_on", "done", "rolled_back"]
+    phase: str
+    reason: str
+    weight_percent: float = Field(description="The part of the requests that goes to the new revision.")
+    step: int = Field(description="Of a canary, counted from 1.")
+    steps: int
+    began_at: datetime
+    deadline: datetime
+    ended_at: datetime | None = None
+
+
+class FieldChange(Resource):
+    """A field with two values; empty is none."""
+
+    field: str
+    before: str
+    after: str
+
+
+class DiffResource(Resource):
+    """What applying a deployment would do."""
+
+    name: str
+    exists: bool
+    changes: tuple[FieldChange, ...]
+    new_revision: bool = Field(description="Whether replicas are replaced.")
+    revision: int = Field(description="The one that would run.")
+    course: str = Field(description="How it would come to run.")
+
+
+class RollbackRequest(Declared):
+    """Where to go back to."""
+
+    to: int | None = Field(default=None, ge=1, description="A revision; the one that served before if left out.")
+
+
 class DeploymentResource(Resource):
     """A deployment: what is wanted, what is, why, and what comes next."""
 
@@ -133,6 +175,7 @@ class DeploymentResource(Resource):
     replicas: tuple[ReplicaResource, ...] = ()
     memory_estimate_bytes: int | None = None
     memory: MemoryResource | None = Field(default=None, description="What is behind the estimate; not in lists.")
+    rollout: RolloutResource | None = Field(default=None, description="The last change of revision.")
     scaling: ScalingResource | None = Field(default=None, description="If it follows its traffic.")
     start_seconds: float | None = Field(default=None, description="Median of the last starts, from wanted to ready.")
     start_phases: dict[str, float] = Field(default={}, description="Median seconds of each phase of the last starts.")

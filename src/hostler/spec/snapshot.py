@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from hostler.spec.demand import EndpointLoad
+from hostler.spec.rollout import Outcomes
 from hostler.spec.usage import UsageAck, UsageBatch
 
 
@@ -42,7 +43,7 @@ class ExternalTarget(msgspec.Struct, frozen=True):
 
 
 class DeploymentRoute(msgspec.Struct, frozen=True):
-    """One deployment behind an endpoint."""
+    """One deployment behind an endpoint, or one of its revisions: `weight` divides the requests among all of them."""
 
     name: str
     engine: str
@@ -51,6 +52,8 @@ class DeploymentRoute(msgspec.Struct, frozen=True):
     external: ExternalTarget | None = None
     replica_concurrency: int | None = None
     """Requests a replica takes at once."""
+    compared: bool = False
+    """Whether gateways are to tell what becomes of the requests of each replica."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -147,6 +150,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     in_flight: dict[str, int] = {}
     load: dict[str, EndpointLoad] = {}
     """By endpoint; only those with any work or any since the last report."""
+    outcomes: dict[str, Outcomes] = {}
+    """By replica id: what became of requests since the last report; only of those that are compared."""
     journal: JournalState = JournalState()
 
 

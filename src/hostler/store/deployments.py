@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from hostler.spec.deployment import DeploymentSpec
+from hostler.spec.rollout import Rollout
 from hostler.spec.states import ReplicaState
 from hostler.store.records import DeploymentRecord, ReplicaRecord, RevisionTemplate
 from hostler.store.tables import deployments, replicas, revisions
@@ -56,9 +58,10 @@ def names(connection: Connection) -> Sequence[str]:
     return connection.execute(select(deployments.c.name).order_by(deployments.c.name)).scalars().all()
 
 
-def name_at_endpoint(connection: Connection, endpoint: str) -> str | None:
-    """The deployment that clients reach as `endpoint`."""
-    return connection.execute(select(deployments.c.name).where(deployments.c.endpoint == endpoint)).scalar()
+def names_at_endpoint(connection: Connection, endpoint: str) -> Sequence[str]:
+    """The deployments that clients reach as `endpoint`, by name."""
+    query = select(deployments.c.name).where(deployments.c.endpoint == endpoint).order_by(deployments.c.name)
+    return connection.execute(query).scalars().all()
 
 
 def save(connection: Connection, record: DeploymentRecord) -> None:
@@ -90,10 +93,13 @@ def revisions_of(connection: Connection, deployment: str) -> Mapping[int, Revisi
 
 
 def version_digests_in_use(connection: Connection) -> Mapping[str, str]:
-    """Version digest to the name of a deployment whose current revision or replicas run it."""
-    numbers = {
-        (row.name, row.revision) for row in connection.execute(select(deployments.c.name, deployments.c.revision))
-    }
+    """Version digest to the name of a deployment that runs it, or that would go back to it."""
+    numbers: set[tuple[str, int]] = set()
+    columns = (deployments.c.name, deployments.c.revision, deployments.c.rollout)
+    for row in connection.execute(select(*columns)):
+        numbers.add((row.name, row.revision))
+        if row.rollout is not None:
+            numbers.add((row.name, _rollout(row.rollout).from_revision))
     numbers |= {(row.deployment, row.revision) for row in connection.execute(select(replicas))}
     used: dict[str, str] = {}
     for row in connection.execute(select(revisions)).mappings():
@@ -168,6 +174,7 @@ def _deployment(row: RowMapping) -> DeploymentRecord:
     values: dict[str, Any] = dict(row)
     del values["endpoint"]
     values["spec"] = _spec(row["spec"])
+    values["rollout"] = _rollout(row["rollout"]) if row["rollout"] is not None else None
     return DeploymentRecord(**values)
 
 
@@ -175,6 +182,11 @@ def _deployment(row: RowMapping) -> DeploymentRecord:
 @lru_cache(PARSED)
 def _spec(text: str) -> DeploymentSpec:
     return DeploymentSpec.model_validate_json(text)
+
+
+@lru_cache(PARSED)
+def _rollout(text: str) -> Rollout:
+    return msgspec.json.decode(text, type=Rollout)
 
 
 @lru_cache(PARSED)
@@ -197,6 +209,7 @@ def _deployment_values(record: DeploymentRecord) -> dict[str, Any]:
         "last_failure": record.last_failure,
         "ever_ready": record.ever_ready,
         "created_at": record.created_at,
+        "rollout": msgspec.json.encode(record.rollout).decode() if record.rollout is not None else None,
         "autoscaled": record.autoscaled,
     }
 

@@ -11,6 +11,7 @@ from typing import Literal
 from hostler.spec.deployment import DeploymentSpec
 from hostler.spec.fields import Declared
 from hostler.spec.model import EngineName, Task
+from hostler.spec.rollout import Rollout
 from hostler.spec.snapshot import NO_LIMITS, LimitSet
 from hostler.spec.states import ReplicaState
 
@@ -23,7 +24,7 @@ _NO_MATTER = frozenset({"name", "endpoint", "model", "resources", "start_timeout
 class RevisionTemplate(Declared):
     """What a revision runs: everything that affects its replicas, the model pinned to a version's digest.
 
-    `spec` has the fields that do not affect replicas (their number, autoscaling, the queue, the time to drain, limits,
+    `spec` has the fields that do not affect replicas (their number, autoscaling, the queue, updates, draining, limits,
     balance) at fixed values, so that equal templates mean that nothing has to be replaced. The endpoint does: engines
     are told the name they serve.
     """
@@ -69,6 +70,8 @@ class DeploymentRecord:
     last_failure: str
     ever_ready: bool
     created_at: float
+    rollout: Rollout | None = None
+    """The last change of revision, which may be going on."""
     autoscaled: int | None = None
     """How many replicas autoscaling decided on; None without it, and before its first decision."""
 

@@ -1,4 +1,6 @@
-"""The tables. Columns named `*_at` and `since` hold unix seconds; `spec`, `template`, `endpoints`, `memory` hold JSON.
+"""The tables. Columns named `*_at` and `since` hold unix seconds.
+
+`spec`, `template`, `endpoints`, `rollout` and `memory` hold JSON text.
 
 `day` is a date in UTC, `2026-01-31`.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The newest migration. A test compares it with the migrations themselves."""
 
 metadata = MetaData(
@@ -23,7 +25,7 @@ deployments = Table(
     "deployments",
     metadata,
     Column("name", String(63), primary_key=True),
-    Column("endpoint", String(63), nullable=False, unique=True),
+    Column("endpoint", String(63), nullable=False, index=True),
     Column("spec", Text, nullable=False),
     Column("stopped", Boolean, nullable=False),
     Column("deleting", Boolean, nullable=False),
@@ -35,6 +37,7 @@ deployments = Table(
     Column("last_failure", Text, nullable=False),
     Column("ever_ready", Boolean, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("rollout", Text),
     Column("autoscaled", Integer),
 )
 
