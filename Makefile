@@ -12,11 +12,11 @@ demo: $(VENV)/.demo
 	$(BIN)/hostler demo
 
 test: $(VENV)/.clients $(VENV)/.services
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 4 --dist loadgroup
 
 # The rooms that are compiled, with their compiled modules; `make uncompile` goes back to the sources.
 test-compiled: compile $(VENV)/.services
-	$(BIN)/pytest -n 2 --dist loadgroup tests/gateway tests/decide
+	$(BIN)/pytest -n 4 --dist loadgroup tests/gateway tests/decide
 
 test-vllm: $(VENV)/.test
 	$(BIN)/python scripts/vllm_environment.py .venv-vllm
