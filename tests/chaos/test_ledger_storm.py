@@ -26,7 +26,8 @@ async def test_the_ledger_is_exact_though_gateways_control_and_database_connecti
     assert outcome.findings == []
     assert outcome.kills.total() >= KILLS
     assert set(outcome.kills) == {"gateway", "control", "database"}
-    assert outcome.endings["whole"] > outcome.endings["broken"] + outcome.endings["refused"]
+    # How many there are between two kills is a matter of the machine's speed.
+    assert outcome.endings["whole"] > 2 * KILLS
     assert outcome.endings["aborted"] > 0
 
 

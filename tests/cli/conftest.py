@@ -19,6 +19,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOSTLER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOSTLER_ADMIN_PORT", "0")
+    monkeypatch.setenv("HOSTLER_START_TIMEOUT_SECONDS", "90")
 
 
 @pytest.fixture
@@ -38,6 +39,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
     home = tmp_path_factory.mktemp("platform")
     port, api_port = free_ports(2)
     environment = {
+        "HOSTLER_START_TIMEOUT_SECONDS": "90",
         "HOSTLER_HOME": str(home),
         "HOSTLER_PORT": str(port),
         "HOSTLER_API_PORT": str(api_port),

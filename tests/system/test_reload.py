@@ -6,8 +6,10 @@ import os
 import signal
 import ssl
 import threading
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.gateway.front_tls import Authority
 from tests.system.conftest import Platform, wait_until
@@ -58,8 +60,11 @@ class Asking:
 
 
 def one_gateway(platform: Platform) -> bool:
-    gateways = [one for one in platform.processes() if "hostler.gateway" in one.cmdline()]
-    return [one.pid for one in gateways] == ([platform.pid("gateway-0")] if platform.runs("gateway-0") else [])
+    gateways: list[int] = []
+    for one in platform.processes():
+        with suppress(psutil.Error):
+            gateways += [one.pid] if "hostler.gateway" in one.cmdline() else []
+    return gateways == ([platform.pid("gateway-0")] if platform.runs("gateway-0") else [])
 
 
 def test_a_reload_and_a_hangup_replace_the_worker_without_a_failed_request(platform: Platform) -> None:
