@@ -119,10 +119,6 @@ class Window:
             grain.amount -= taken - used
             self.used -= taken - used
 
-    def empty_in_s(self, now: float) -> float:
-        """Seconds until nothing counts any more."""
-        return max(0.0, self._grains[-1].last + WINDOW_S - now) if self._grains else 0.0
-
 
 class Refusal(NamedTuple):
     """Which limit a request does not fit into, and in how many seconds it would; `NEVER_S` if it never can."""
